@@ -1,0 +1,247 @@
+"""Group `mechanism`: what running under ergo costs, and how fast jobs freeze, thaw and move. Issue 2's promises."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from bench.duel import Load, overhead_percents
+from bench.fleet import Fleet, fleet, last_line, wait_until
+from bench.report import Row, row
+from ergosphere.agent import provision
+
+PROGRAMS = Path(__file__).parent / "programs"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHIM = Path(__file__).parent.parent / "src/ergosphere/shim"
+TOOLS = Path(sys.prefix) / "criu"
+
+
+def measure(quick: bool) -> list[Row]:
+    rows: list[Row] = []
+    for part in (shim_rows, freeze_rows, move_rows, overhead_rows):
+        for each in part(quick):
+            print(f"  {each.name}: {each.value:.3g} {each.unit} (goal {each.goal:.3g}, bar {each.bar:.3g})", flush=True)
+            rows.append(each)
+    return rows
+
+
+# ── the shim ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shim_rows(quick: bool) -> list[Row]:
+    pairs = 3 if quick else 12
+    cost = [_import_cpu_s(True) - _import_cpu_s(False) for _ in range(pairs)]
+    calls = [_collective_us(True) - _collective_us(False) for _ in range(pairs)]
+    millis = [1000 * each for each in cost]
+    return [
+        row("mechanism/shim_import/torch", millis, "ms", goal=5, bar=5, against="import without the shim, CPU time"),
+        row("mechanism/shim_collective/all_reduce", calls, "µs", goal=20, bar=20, against="plain Gloo, one rank"),
+    ]
+
+
+def _with_shim(on: bool, control: Path) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if not on:
+        return environment
+    return {**environment, "PYTHONPATH": str(SHIM), "ERGO_CONTROL": str(control)}
+
+
+def _fresh_control(folder: str) -> Path:
+    from ergosphere.agent.cut_port import LocalRank
+
+    path = Path(folder) / "control"
+    LocalRank.create(path)
+    return path
+
+
+def _import_cpu_s(shim: bool) -> float:
+    with TemporaryDirectory() as folder:
+        code = "import torch.distributed, time; print(time.process_time())"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=_with_shim(shim, _fresh_control(folder)), capture_output=True, check=True
+        )
+        return float(done.stdout)
+
+
+def _collective_us(shim: bool) -> float:
+    with TemporaryDirectory() as folder:
+        program = [sys.executable, str(PROGRAMS / "collectives.py")]
+        environment = {**_with_shim(shim, _fresh_control(folder)), "OMP_NUM_THREADS": "1"}
+        return float(subprocess.run(program, env=environment, capture_output=True, check=True).stdout)
+
+
+# ── freeze and thaw ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def freeze_rows(quick: bool) -> list[Row]:
+    rows: list[Row] = []
+    with fleet(1, 1) as place:
+        for size_gb in (0.25,) if quick else (0.25, 1.0, 4.0):
+            rounds = 1 if quick else 3 if size_gb > 1 else 5
+            pairs = [(_bare(size_gb), _ours(place, size_gb)) for _ in range(rounds)]
+            for at, metric in enumerate(("freeze", "thaw")):
+                rival = median(bare[at] for bare, _ in pairs)
+                rows.append(
+                    row(
+                        f"mechanism/{metric}/{size_gb:g}GB",
+                        [ours[at] for _, ours in pairs],
+                        "s",
+                        goal=1.1 * rival,
+                        bar=1.5 * rival + 0.3,
+                        against=f"bare criu {('dump', 'restore')[at]}, memory: {rival:.3g} s",
+                    )
+                )
+    return rows
+
+
+def _said_at(line: str) -> float:
+    return float(line.split()[1])
+
+
+def _ours(place: Fleet, size_gb: float) -> tuple[float, float]:
+    """Seconds from the order to pause until the device is free, and from the order to resume until the next step."""
+    with TemporaryDirectory() as folder:
+        place.ergo(
+            "submit", "--name", "hold", "--", sys.executable, str(PROGRAMS / "hold.py"), str(size_gb), cwd=Path(folder)
+        )
+    job = str(place.job("hold")["id"])
+    wait_until(lambda: (log := place.log_file(job)) and last_line(log))
+    time.sleep(1.0)
+    began = time.time()
+    place.verb(job, "pause")
+    freeze_s = time.time() - began
+    time.sleep(2.0)  # the upload behind the freeze is not part of the thaw
+    began = time.time()
+    place.verb(job, "resume", wait_s=0)
+    first = wait_until(lambda: _step_after(place, job, began))
+    place.verb(job, "cancel", grace_s=0)
+    return freeze_s, first - began
+
+
+def _step_after(place: Fleet, job: str, began: float) -> float | None:
+    log = place.log_file(job)
+    if log is None or not log.exists():
+        return None
+    lines = log.read_text().split("\n")[:-1]
+    return next((_said_at(line) for line in lines if _said_at(line) > began), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """A process in a PID namespace of its own, and the CRIU that dumps and restores it to memory."""
+
+    criu: tuple[str, ...]
+    folder: Path
+
+    def start(self, size_gb: float) -> subprocess.Popen[bytes]:
+        out = (self.folder / "out").open("ab")  # CRIU does not check the length of appended files
+        program = ["setsid", sys.executable, str(PROGRAMS / "hold.py"), str(size_gb)]
+        return subprocess.Popen(
+            ["unshare", "--pid", "--fork", *program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/"
+        )
+
+    def dump(self, pid: int) -> float:
+        began = time.perf_counter()
+        self._run("dump", "-t", str(pid), "--leave-stopped")
+        return time.perf_counter() - began
+
+    def restore(self) -> float:
+        began = time.perf_counter()
+        self._run("restore", "-d", "--pidfile", str(self.folder / "pid"))
+        return time.perf_counter() - began
+
+    def _run(self, *words: str) -> None:
+        command = [*self.criu, *words, "-D", str(self.folder), "--manage-cgroups=ignore", "-o", f"{words[0]}.log"]
+        done = subprocess.run(command, capture_output=True, timeout=300)
+        if done.returncode != 0:
+            log = (self.folder / f"{words[0]}.log").read_text(errors="replace")
+            raise RuntimeError("\n".join(line for line in log.splitlines() if "Error" in line))
+
+
+def _bare(size_gb: float) -> tuple[float, float]:
+    """Seconds of a bare dump to memory and of a bare restore of the same kind of process."""
+    tool = provision.find(TOOLS)
+    assert tool is not None, "make setup provisions CRIU"
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        bare = _Bare(tool.argv_prefix, Path(folder))
+        starter = bare.start(size_gb)
+        wait_until(lambda: (bare.folder / "out").stat().st_size)
+        time.sleep(1.0)
+        pid = int(Path(f"/proc/{starter.pid}/task/{starter.pid}/children").read_text().split()[0])
+        dump_s = bare.dump(pid)
+        os.kill(pid, signal.SIGKILL)
+        starter.wait()
+        restore_s = bare.restore()
+        os.kill(int((bare.folder / "pid").read_text()), signal.SIGKILL)
+        return dump_s, restore_s
+
+
+# ── moves ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def move_rows(quick: bool) -> list[Row]:
+    """The four-rank digits job between two nodes, from the order to its first step elsewhere."""
+    with fleet(2, 4) as place, TemporaryDirectory() as folder:
+        script = str(EXAMPLES / "digits_ddp.py")
+        command = ["torchrun", "--nproc-per-node", "4", script, "--steps", "100000"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        place.ergo("submit", "--name", "digits", "--", *command, cwd=Path(folder), env={"PATH": path})
+        job = str(place.job("digits")["id"])
+        wait_until(lambda: (log := place.log_file(job)) and log.stat().st_size > 500)
+        moves = [_move(place, job) for _ in range(1 if quick else 5)]
+        place.verb(job, "cancel", grace_s=0)
+    return [
+        row("mechanism/move/digits4", moves, "s", goal=2, bar=5, against="Singularity: 19 to 25 s without transfer")
+    ]
+
+
+def _move(place: Fleet, job: str) -> float:
+    before = place.log_file(job)
+    assert before is not None
+    time.sleep(1.0)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(place.verb, job, "migrate")
+        fresh = wait_until(lambda: (log := place.log_file(job)) != before and log)
+        length = wait_until(lambda: _length(fresh))
+        wait_until(lambda: _length(fresh) > length)
+        took_s = time.perf_counter() - began
+        asked.result()
+    return took_s
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+# ── steady state ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+LOADS = (
+    Load("one-process-20ms", 1, 20, 2.0),
+    Load("one-process-200ms", 1, 200, 4.0),
+    Load("ddp2-20ms", 2, 20, 2.0),
+    Load("ddp2-200ms", 2, 200, 4.0),
+    Load("ddp4-20ms", 4, 20, 3.0),
+    Load("ddp4-200ms", 4, 200, 6.0),
+)
+
+
+def overhead_rows(quick: bool) -> list[Row]:
+    """Step time under ergo over step time without, in turns; four ranks on two cores by CPU time."""
+    rows = []
+    with fleet(1, 4) as place:
+        for load in LOADS[:1] if quick else LOADS:
+            percents = overhead_percents(place, load, 3 if quick else 12)
+            by = "CPU time of a step" if load.ranks > 2 else "median step"
+            against = f"the same command without ergo, in turns, {by}"
+            rows.append(row(f"mechanism/overhead/{load.name}", percents, "%", goal=0.5, bar=2, against=against))
+    return rows

@@ -1,0 +1,261 @@
+"""Group `store`: what snapshots cost in bytes and seconds, beside restic, borg and a bare copy. Issue 3's promises.
+
+restic and borg come from the distribution (`apt-get install restic borgbackup`); where one is missing, its rows are
+left out and that is said. S3 is moto's server on loopback, a stand-in: it tells how we use a link, not how fast a
+service is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bench import store_jobs, store_scale
+from bench.fleet import Fleet, fleet, last_line, wait_until
+from bench.report import Row, row
+from bench.vaults import DISK, RING, SIZE_GB, change, get, image, put, settle, stored_bytes, timed
+from ergosphere import system
+from ergosphere.snapshots.memory_store import MemoryStore
+from ergosphere.snapshots.pages import PAGE
+from ergosphere.snapshots.recipes import ZEROS
+from ergosphere.snapshots.store import FolderStore, Store
+from ergosphere.snapshots.vault import open_vault
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def measure(quick: bool) -> list[Row]:
+    rows: list[Row] = []
+    scale = (store_scale.memory_rows, store_scale.bucket_rows, store_scale.million_rows)
+    for part in (rank_rows, rival_rows, *scale, store_jobs.measure):
+        for each in part(quick):
+            print(f"  {each.name}: {each.value:.3g} {each.unit} (goal {each.goal:.3g}, bar {each.bar:.3g})", flush=True)
+            rows.append(each)
+    return rows
+
+
+# ── equal memory ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rank_rows(quick: bool) -> list[Row]:
+    """Real images of a real job: four ranks beside one of them, and the same job 20 steps later."""
+    with TemporaryDirectory(dir=DISK) as kept:
+        first, second = _ddp_images(Path(kept), 512 if quick else 2048)
+        alone, whole = MemoryStore(), MemoryStore()
+        one = _new_bytes(alone, first / "rank0", "one")
+        four = _new_bytes(whole, first, "all")
+        later = _new_bytes(whole, second, "later")
+        _explain(whole, second)
+        print(f"  20 steps later: {later / four:.3g} of the first snapshot's bytes are stored anew", flush=True)
+        again = stored_again(whole, first, second)
+    return [
+        row("store/bytes/ddp4_over_1", [four / one], "×", goal=1.15, bar=1.4, against="stored bytes of one rank"),
+        row("store/bytes/unchanged_20_steps_later", [again], "stored again", goal=0.02, bar=0.1, against=UNCHANGED),
+    ]
+
+
+UNCHANGED = "pages that are as 20 steps before; they should cost nothing"
+
+
+def stored_again(store: Store, first: Path, second: Path) -> float:
+    """Of the second images' pages that were in the first ones, the share that lies in chunks which were stored anew."""
+    known = {page for path in _page_images(first) for page in _pages(path)} - {None}
+    vault = open_vault(store, "bench", RING)
+    old = {name.tobytes() for name in vault.recipe("all.0").names}
+    later = vault.recipe("later.0")
+    streams = {stream.label: stream for stream in later.streams}
+    same = anew = 0
+    for path in _page_images(second):
+        chunk, length = later.spans(streams[f"{path.parent.name}/{path.name}"])
+        fresh = np.zeros(-(-path.stat().st_size // PAGE), bool)
+        ends = np.cumsum(length, dtype=np.int64)
+        for number, size, end in zip(chunk.tolist(), length.tolist(), ends.tolist(), strict=True):
+            if number != ZEROS and later.names[number].tobytes() not in old:
+                fresh[(end - size) // PAGE : -(-end // PAGE)] = True
+        unchanged = np.array([page in known for page in _pages(path)], bool)
+        same, anew = same + int(unchanged.sum()), anew + int((unchanged & fresh).sum())
+    return anew / max(1, same)
+
+
+def _page_images(images: Path) -> list[Path]:
+    return sorted(path for path in images.rglob("pages-*.img") if path.is_file())
+
+
+def _pages(path: Path) -> Iterator[bytes | None]:
+    """A digest for each page; None for zeros, which are never stored."""
+    with path.open("rb") as file:
+        while page := file.read(PAGE):
+            yield blake2b(page, digest_size=16).digest() if page.strip(b"\0") else None
+
+
+def _new_bytes(store: MemoryStore, images: Path, freeze: str) -> float:
+    before = sum(stored.size for stored in store.list("vaults/") if "/packs/" in stored.key)
+    put(store, images, freeze)
+    return sum(stored.size for stored in store.list("vaults/") if "/packs/" in stored.key) - before
+
+
+def _explain(store: Store, second: Path) -> None:
+    """How much of the second snapshot's memory was there already, by rank."""
+    vault = open_vault(store, "bench", RING)
+    old = {name.tobytes() for name in vault.recipe("all.0").names}
+    later = vault.recipe("later.0")
+    for stream in later.streams:
+        if "/pages-" in stream.label and stream.size > 1 << 20:
+            chunk, length = later.spans(stream)
+            real = [(int(c), int(n)) for c, n in zip(chunk, length, strict=True) if c != 0xFFFFFFFF]
+            same = sum(n for c, n in real if later.names[c].tobytes() in old)
+            zeros = stream.size - sum(n for _, n in real)
+            said = f"{stream.size >> 20} MB, {zeros >> 20} MB zeros, {same >> 20} MB as 20 steps before"
+            print(f"    {stream.label}: {said}", flush=True)
+
+
+def _ddp_images(kept: Path, width: int) -> tuple[Path, Path]:
+    with fleet(1, 4) as place, TemporaryDirectory() as folder:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = ["torchrun", "--nproc-per-node", "4", str(PROGRAMS / "adam.py"), str(width), "4"]
+        environment = {"PATH": path, "OMP_NUM_THREADS": "1"}
+        place.ergo("submit", "--name", "adam", "--", *command, cwd=Path(folder), env=environment)
+        job = str(place.job("adam")["id"])
+        wait_until(lambda: _steps(place, job) >= 3)
+        place.verb(job, "pause")
+        first = _copy_images(place, kept / "first")
+        place.verb(job, "resume")
+        wait_until(lambda: _steps(place, job) >= 23)
+        place.verb(job, "pause")
+        second = _copy_images(place, kept / "second")
+        place.verb(job, "cancel", grace_s=0)
+        return first, second
+
+
+def _steps(place: Fleet, job: str) -> int:
+    log = place.log_file(job)
+    line = last_line(log) if log is not None and log.exists() else ""
+    return int(line.split()[0]) if line else 0
+
+
+def _copy_images(place: Fleet, dest: Path) -> Path:
+    """The newest images in the node's memory, before anything lets go of them."""
+    found = sorted(system.memory_folder(place.home).glob("*/images/*"), key=lambda path: path.stat().st_mtime)
+    shutil.copytree(found[-1], dest)
+    return dest
+
+
+# ── beside restic, borg and cp ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds of a first put, a second one after some pages changed, a get; and bytes stored after the first."""
+
+    cold_s: float
+    second_s: float
+    get_s: float
+    bytes: int
+
+
+def rival_rows(quick: bool) -> list[Row]:
+    rounds, size_gb = (1, 0.25) if quick else (3, SIZE_GB)
+    rivals = {name: act for name, act in RIVALS.items() if shutil.which(name)}
+    for name in RIVALS.keys() - rivals.keys():
+        print(f"  {name} is not installed: its rows are missing (apt-get install restic borgbackup)", flush=True)
+    runs: dict[str, list[Took]] = {name: [] for name in (*rivals, "ours", "cp")}
+    for number in range(rounds):
+        for name, act in (*rivals.items(), ("ours", _ours), ("cp", _cp)):
+            with TemporaryDirectory(dir=DISK) as folder:
+                settle()
+                runs[name].append(act(Path(folder), image(Path(folder) / "image", size_gb, number)))
+    return [*_rival_rows(runs, rivals), *_copy_rows(runs)]
+
+
+def _rival_rows(runs: dict[str, list[Took]], rivals: dict[str, Callable[[Path, Path], Took]]) -> list[Row]:
+    rows = []
+    for name in rivals:
+        for what, goal, bar in (("cold_s", 0.1, 0.25), ("second_s", 0.1, 0.25), ("get_s", 0.1, 0.25)):
+            pairs = [getattr(o, what) / getattr(r, what) for o, r in zip(runs["ours"], runs[name], strict=True)]
+            said = f"{name}: {median(getattr(r, what) for r in runs[name]):.3g} s, ours "
+            said += f"{median(getattr(o, what) for o in runs['ours']):.3g} s"
+            rows.append(row(f"store/{what[:-2]}/{name}", pairs, "× its time", goal=goal, bar=bar, against=said))
+        sizes = [o.bytes / r.bytes for o, r in zip(runs["ours"], runs[name], strict=True)]
+        rows.append(row(f"store/bytes/{name}", sizes, "× its bytes", goal=1.0, bar=1.0, against=f"{name}, same files"))
+    return rows
+
+
+def _copy_rows(runs: dict[str, list[Took]]) -> list[Row]:
+    pairs = [o.second_s / c.second_s for o, c in zip(runs["ours"], runs["cp"], strict=True)]
+    said = f"cp of the same files: {median(c.second_s for c in runs['cp']):.3g} s"
+    return [row("store/second/cp", pairs, "× its time", goal=1.0, bar=1.0, against=said)]
+
+
+def _ours(folder: Path, image: Path) -> Took:
+    store = FolderStore.create(folder / "store")
+    cold_s = timed(lambda: put(store, image, "one"))
+    held = stored_bytes(folder / "store")
+    change(image)
+    settle()
+    second_s = timed(lambda: put(store, image, "two"))
+    settle()
+    get_s = timed(lambda: get(store, "two", folder / "out"))
+    for number, path in enumerate(sorted(image.iterdir())):
+        assert subprocess.run(["cmp", "-s", path, folder / "out" / f"{number:064x}"]).returncode == 0, "we lost bytes"
+    return Took(cold_s, second_s, get_s, held)
+
+
+def _restic(folder: Path, image: Path) -> Took:
+    environment = {**os.environ, "RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": str(folder / "cache")}
+
+    def run(*words: str) -> None:
+        command = ["restic", "-q", "-r", folder / "repo", *words]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    run("init")
+    cold_s = timed(lambda: run("backup", str(image)))
+    held = stored_bytes(folder / "repo")
+    change(image)
+    settle()
+    second_s = timed(lambda: run("backup", str(image)))
+    settle()
+    return Took(cold_s, second_s, timed(lambda: run("restore", "latest", "--target", str(folder / "out"))), held)
+
+
+def _borg(folder: Path, image: Path) -> Took:
+    environment = {**os.environ, "BORG_PASSPHRASE": "x", "BORG_BASE_DIR": str(folder / "base")}
+    out = folder / "out"
+    out.mkdir()
+
+    def run(*words: str) -> None:
+        subprocess.run(["borg", *words], env=environment, check=True, capture_output=True, cwd=out)
+
+    repository = str(folder / "repo")
+    run("init", "-e", "repokey-blake2", repository)
+    cold_s = timed(lambda: run("create", f"{repository}::one", str(image)))
+    held = stored_bytes(folder / "repo")
+    change(image)
+    settle()
+    second_s = timed(lambda: run("create", f"{repository}::two", str(image)))
+    settle()
+    return Took(cold_s, second_s, timed(lambda: run("extract", f"{repository}::two")), held)
+
+
+def _cp(folder: Path, image: Path) -> Took:
+    def copy(name: str) -> float:
+        return timed(lambda: subprocess.run(["cp", "-r", image, folder / name], check=True))
+
+    cold_s = copy("one")
+    change(image)
+    settle()
+    second_s = copy("two")
+    settle()
+    return Took(cold_s, second_s, copy("three"), stored_bytes(folder / "one"))
+
+
+RIVALS: dict[str, Callable[[Path, Path], Took]] = {"restic": _restic, "borg": _borg}

@@ -1,0 +1,1 @@
+"""Ergosphere: every job preemptible, movable, resizable and recoverable, bit for bit."""

@@ -1,0 +1,433 @@
+"""The coordinator: carries an order through all cells of a job, all of it or nothing.
+
+It knows neither CRIU nor HTTP: cells are `CellPort`s, local or by mail, and the record that decides a freeze is in the
+shared store. Every undo stands beside its do.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from ergosphere.agent import cut, parting
+from ergosphere.agent.answering import costs_of, done, failed
+from ergosphere.agent.arranging import GO_S_MAX, Undecided, arrange_all, each, generation_of, ports_of, waiting
+from ergosphere.agent.cut_port import RankPort
+from ergosphere.agent.laps import Laps
+from ergosphere.agent.ports import SUSPEND_S_MAX, CellPort, DamagedSnapshot, Refused
+from ergosphere.snapshots import manifest as manifests
+from ergosphere.snapshots import records
+from ergosphere.snapshots.errors import Damaged, NotFound, StoreError, StoreFull
+from ergosphere.snapshots.manifest import Manifest
+from ergosphere.snapshots.store import Store
+from ergosphere.system import Clock
+from ergosphere.wire.agents import (
+    Answer,
+    EndOrder,
+    FreezeOrder,
+    LifePlan,
+    Order,
+    ResizeOrder,
+    StartOrder,
+    ThawOrder,
+)
+
+ATTEMPTS_MAX: Final = 8  # agents that died in the middle of one freeze
+WAKE_LOOK_S: Final = 0.002
+STORE_AGAIN_S: Final = 0.5
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Conductor:
+    """Carries out orders for the jobs whose cell 0 sits here."""
+
+    cells: Callable[[LifePlan], Sequence[CellPort]]
+    store: Store
+    clock: Clock
+    criu_version: str = ""
+    ending: set[tuple[str, int]] = field(default_factory=set)  # lives whose end was ordered, and has not begun
+
+    def carry_out(self, order: Order) -> Answer | None:
+        """Do as ordered; whatever goes wrong comes back as an answer that names cause and remedy.
+
+        None: the store does not say how a freeze ended. There is no honest answer; the order will come again.
+        """
+        began = self.clock.monotonic()
+        try:
+            match order:
+                case StartOrder():
+                    answer = self._start(order)
+                case ThawOrder():
+                    answer = self._thaw(order)
+                case FreezeOrder():
+                    answer = self._freeze(order)
+                case ResizeOrder():
+                    answer = self._resize(order)
+                case EndOrder():
+                    answer = self._end(order)
+        except Undecided:
+            log.exception("order %s stays open", order.order_id)
+            return None
+        except Exception as error:  # the one door: an order always gets an answer
+            log.info("order %s failed", order.order_id, exc_info=True)
+            answer = failed(order, error)
+        return answer.model_copy(update={"took_s": self.clock.monotonic() - began})
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, order: StartOrder) -> Answer:
+        cells = self.cells(order.life)
+        if _all_live(cells):  # this order was carried out already, by an agent process before this one
+            return done(order)
+        each(cells, lambda cell: cell.discard())
+        with ExitStack() as undo:
+            undo.callback(_quietly, cells, lambda cell: cell.discard())
+            each(cells, lambda cell: cell.build(order.life))
+            each(cells, lambda cell: cell.launch())
+            undo.pop_all()
+        return done(order)
+
+    # ── thaw ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _thaw(self, order: ThawOrder) -> Answer:
+        cells = self.cells(order.life)
+        begun = cells[0].begun()
+        if begun is not None:  # by an agent process before this one
+            return self._go_through(order, cells, *begun)
+        damaged: list[str] = []
+        notes: list[str] = []
+        for snapshot in order.snapshots:
+            began_s = self.clock.monotonic()
+            try:
+                manifest = self._manifest(snapshot)
+                self._bring_back(cells, order.life, manifest)
+            except (DamagedSnapshot, Damaged) as bad:
+                damaged.append(snapshot)
+                notes.append(f"snapshot {snapshot} cannot be used: {bad}")
+                continue
+            return done(
+                order,
+                snapshot=snapshot,
+                damaged=tuple(damaged),
+                notes=tuple(notes),
+                log_lengths=manifest.log_lengths(),
+                costs=costs_of("thaw", manifest, cells, self.clock.monotonic() - began_s),
+            )
+        raise _NoneWhole(tuple(damaged), notes)
+
+    def _manifest(self, snapshot: str) -> Manifest:
+        """Raises DamagedSnapshot where the store has no such snapshot: unlike its bytes, a record never moves."""
+        try:
+            return records.load(self.store, snapshot)
+        except NotFound as gone:
+            raise DamagedSnapshot(str(gone)) from gone
+
+    def _go_through(self, order: ThawOrder, cells: Sequence[CellPort], generation: int, snapshot: str) -> Answer:
+        """Ranks of this thaw run already, so it is finished, not begun again: what they did cannot be undone."""
+        with ExitStack() as undo:
+            undo.callback(_quietly, cells, lambda cell: cell.discard())
+            each(cells, lambda cell: cell.run(generation))
+            undo.pop_all()
+        return done(order, snapshot=snapshot, log_lengths=records.load(self.store, snapshot).log_lengths())
+
+    def _bring_back(self, cells: Sequence[CellPort], life: LifePlan, manifest: Manifest) -> None:
+        body = _as_body(manifest)
+        each(cells, lambda cell: cell.discard())
+        with ExitStack() as undo:
+            undo.callback(_quietly, cells, lambda cell: cell.discard())
+            laps = Laps(self.clock)
+            each(cells, lambda cell: cell.fetch(life, body))
+            laps.end("fetch")
+            generation = self._generation()
+            if not manifest.begins_anew:
+                each(cells, lambda cell: cell.restore(body))
+                laps.end("restore")
+                cells[0].begin(generation)
+            each(cells, lambda cell: cell.run(generation))
+            laps.end("run")
+            undo.pop_all()  # from here the restored processes are the job
+        log.info("thaw %s: %s", manifest.id, laps)
+
+    # ── freeze ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _freeze(self, order: FreezeOrder) -> Answer:
+        cells = self.cells(order.life)
+        if order.cooperative:
+            return self._let_save(order, cells)
+        attempt = self._attempt(order, cells)
+        if isinstance(attempt, Manifest):  # committed by an agent process before this one
+            return self._finish(order, cells, attempt)
+        laps = Laps(self.clock)
+        with ExitStack() as undo:
+            go_on = self._hold(order.life, cells, undo)
+            laps.end("hold")
+            undo.callback(self._call_off, attempt, cells)
+            on_commit = "kill" if order.release else "release"
+            each(cells, lambda cell: cell.suspend(attempt, SUSPEND_S_MAX, on_commit))
+            taken_s = self.clock.now()  # what ranks did up to here is kept, and nothing else
+            each(cells, lambda cell: cell.examine())
+            laps.end("suspend")
+            each(cells, lambda cell: cell.dump(attempt, not order.release, order.newcomer_bytes))
+            laps.end("dump")
+            if not order.release:  # a periodic snapshot: the job goes on while the rest is hashed
+                undo.pop_all()
+                undo.callback(self._call_off, attempt, cells)
+                each(cells, lambda cell: cell.release(attempt))
+                if stuck := go_on():  # neither would those that were thawed from these images
+                    raise Refused(stuck)
+            manifest = self._seal(order, attempt, cells, taken_s, laps.total_s)
+            undo.pop_all()  # committed: the snapshot is the job
+            laps.end("seal")
+        log.info("freeze %s: %s", attempt, laps)
+        return self._finish(order, cells, manifest, laps.total_s)
+
+    def _let_save(self, order: FreezeOrder, cells: Sequence[CellPort]) -> Answer:
+        """Of a job that cannot be frozen: its ranks save themselves and end, and their files are the snapshot."""
+        decided = self._decided_before(order, cells)
+        if isinstance(decided, Manifest):  # committed by an agent process before this one
+            return self._finish(order, cells, decided)
+        again = parting.begun(cells)
+        if decided is not None and not again:
+            raise _called_off(decided)
+        parted: list[parting.Parting] = []
+        steps: set[str] = set()
+
+        def cancelled() -> bool:
+            return (order.life.job, order.life.incarnation) in self.ending
+
+        def keep() -> Answer:
+            decided = records.verdict(self.store, order.order_id) if again or parted else None
+            if isinstance(decided, Manifest):  # committed, and we were not told
+                return self._finish(order, cells, decided)
+            if decided is not None:
+                raise parting.Gone("the freeze was called off while the job saved itself")
+            if not parted:
+                parted.append(parting.part(cells, order.life.spec, self.clock, again=again, cancelled=cancelled))
+                steps.add("parted")
+            taken_s = self.clock.now()
+            each(cells, lambda cell: cell.keep_files(order.order_id))
+            steps.add("kept")
+            manifest = self._seal(order, order.order_id, cells, taken_s, parted[0].seconds or 0.0)
+            return self._finish(order, cells, manifest).model_copy(update={"parting": parted[0].in_words()})
+
+        try:
+            return parting.see_through(keep, self.clock, steps, cancelled)
+        except (parting.Gone, parting.Cancelled) as over:
+            return self._give_up_saving(order, cells, over)
+
+    def _decided_before(self, order: FreezeOrder, cells: Sequence[CellPort]) -> records.Record | None:
+        """Raises Undecided where the store is away and an agent before this one may have asked the ranks to leave."""
+        try:
+            return records.verdict(self.store, order.order_id)
+        except StoreError as away:
+            if parting.untouched(cells):
+                raise
+            raise Undecided(f"the store does not say how the freeze ended: {away}") from away
+
+    def _give_up_saving(self, order: FreezeOrder, cells: Sequence[CellPort], over: Refused) -> Answer:
+        """Nothing could be kept, unless the store says that it was. Whoever was never asked runs on."""
+        untouched = parting.untouched(cells)
+        try:
+            decided = self._call_off(order.order_id, cells)
+        except Undecided:
+            raise
+        except Exception as error:  # whatever it is, it makes nobody alive again
+            raise parting.Gone(f"{over}; {error}") from error
+        if isinstance(decided, Manifest):
+            return self._finish(order, cells, decided)
+        if untouched:
+            raise Refused(str(over)) from over.__cause__
+        raise over
+
+    def _attempt(self, order: FreezeOrder, cells: Sequence[CellPort]) -> str | Manifest:
+        """The snapshot's id, which is the order's; with a number where an agent before this one died half-way.
+
+        What it had committed is returned to be finished; what it left undecided is called off first, and begun anew.
+        """
+        for number in range(ATTEMPTS_MAX):
+            freeze_id = f"{order.order_id}-{number}" if number else order.order_id
+            decided = records.verdict(self.store, freeze_id)
+            if decided is None and any(freeze_id in held for held in each(cells, lambda cell: cell.held())):
+                decided = self._call_off(freeze_id, cells)
+            if decided is None:
+                return freeze_id
+            if isinstance(decided, Manifest):
+                return decided
+            if isinstance(decided, records.Swept):
+                raise _called_off(decided)
+            self._release(freeze_id, cells)
+        raise Refused(f"the freeze was begun {ATTEMPTS_MAX} times and called off each time")
+
+    def _hold(self, life: LifePlan, cells: Sequence[CellPort], undo: ExitStack) -> Callable[[], str]:
+        """Bring all shims to a cut; what is returned (and undone) lets the job go on in place, or says why not."""
+        ports = ports_of(cells)
+        if not ports:
+            return str
+        self._wake(ports)
+        reached = cut.reach_cut(ports, life.spec.hold_s, self.clock)
+        if isinstance(reached, cut.CutFailed):
+            raise Refused(reached.reason, remedy="the job runs on; --hold gives slow steps more time")
+
+        def go_on() -> str:
+            stuck = cut.go(ports, reached.parked, self._generation(), GO_S_MAX, self.clock)
+            if stuck is None:
+                return ""
+            log.error("job %s: %s", life.job, stuck.reason)
+            _quietly(cells, lambda cell: cell.give_up(stuck.reason))  # they would wait for ever: this life is lost
+            return stuck.reason
+
+        undo.callback(go_on)
+        return go_on
+
+    def _wake(self, ports: Mapping[int, RankPort]) -> None:
+        """Ranks that an agent before this one brought to a cut, and died, still wait there: they go on first."""
+        if not waiting(ports):
+            return
+        cut.release(ports, token=f"wake-{self._generation()}")
+        until_s = self.clock.monotonic() + GO_S_MAX
+        while waiting(ports) and self.clock.monotonic() < until_s:
+            self.clock.sleep(WAKE_LOOK_S)
+
+    def _generation(self) -> int:
+        """A number no earlier cut of this job has used: the process groups' meeting place in the store."""
+        return int(self.clock.now() * 1000)
+
+    def _call_off(self, freeze_id: str, cells: Sequence[CellPort]) -> records.Record:
+        """Undo of a suspension: win `abort` first, then let the originals go on."""
+        decided = self._decided(lambda: records.abort(self.store, freeze_id, "the freeze failed before its commit"))
+        if decided is None:  # the store is full: no record of anyone fits in, and only we would have committed
+            decided = records.Aborted(freeze_id, "the store is full")
+        if isinstance(decided, records.Aborted):
+            self._release(freeze_id, cells)
+            _quietly(cells, lambda cell: cell.forget(freeze_id))
+        return decided
+
+    def _decided(self, ask: Callable[[], records.Record]) -> records.Record | None:
+        """The verdict of a freeze, asked for until the store answers; None when it is full and has no verdict."""
+        until_s = self.clock.monotonic() + SUSPEND_S_MAX
+        while True:
+            try:
+                return ask()
+            except StoreFull:
+                return None
+            except StoreError as away:
+                if self.clock.monotonic() > until_s:
+                    raise Undecided(f"the store does not say how the freeze ended: {away}") from away
+                self.clock.sleep(STORE_AGAIN_S)
+
+    def _release(self, freeze_id: str, cells: Sequence[CellPort]) -> None:
+        _quietly(cells, lambda cell: cell.release(freeze_id))
+
+    def _seal(
+        self, order: FreezeOrder, freeze_id: str, cells: Sequence[CellPort], taken_s: float, stopped_s: float
+    ) -> Manifest:
+        parts = each(cells, lambda cell: cell.seal(freeze_id))
+        life, begins = order.life, {manifests.BEGINS_ANEW: True} if order.cooperative else {}
+        manifest = Manifest(
+            id=freeze_id,
+            job=life.job,
+            incarnation=life.incarnation,
+            spec=life.spec.model_dump(mode="json", exclude={"env"}),
+            taken_s=taken_s,
+            why=order.why.value if order.why else "snapshot",
+            stopped_s=stopped_s,
+            criu=self.criu_version,
+            kernel=platform.release(),
+            cpuinfo=None,
+            cells=tuple(manifests.decode_cell(part) for part in parts),
+            facts={"threads": life.threads, "name": life.known_name or life.spec.name, **begins},
+        )
+        decided = self._decided(lambda: records.commit(self.store, freeze_id, manifest))
+        if decided is None:
+            raise Refused("the shared store is full, so no snapshot can be kept", remedy="free some space there")
+        if not isinstance(decided, Manifest):
+            raise _called_off(decided)
+        return decided
+
+    def _finish(
+        self, order: FreezeOrder, cells: Sequence[CellPort], manifest: Manifest, took_s: float = 0.0
+    ) -> Answer:
+        """Behind the commit nothing can fail any more: a cell that is out of reach is cleared by its own node."""
+        began_s = self.clock.monotonic()
+        if order.release:
+            _quietly(cells, lambda cell: cell.retire(manifest.id))
+        took_s += self.clock.monotonic() - began_s
+        _quietly(cells, lambda cell: cell.settle(manifest.id))
+        return done(
+            order,
+            snapshot=manifest.id,
+            bytes=manifest.bytes,
+            taken_s=manifest.taken_s,
+            stopped_s=manifest.stopped_s,
+            log_lengths=manifest.log_lengths(),
+            costs=costs_of("freeze", manifest, cells, took_s) if took_s else (),
+        )
+
+    # ── resize ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _resize(self, order: ResizeOrder) -> Answer:
+        """Other devices of the nodes where the ranks are: a cut, new share tables, and on."""
+        cells = self.cells(order.life)
+        ports = ports_of(cells)
+        laps = Laps(self.clock)
+        if not waiting(ports):  # else an agent before this one died at the cut: what it had begun is finished
+            if all(number == order.life.arrangement for number in each(cells, lambda cell: cell.arrangement())):
+                return done(order)
+            with ExitStack() as undo:
+                self._hold(order.life, cells, undo)
+                undo.pop_all()  # from here nobody goes on before all know their device
+        laps.end("hold")
+        notes = arrange_all(cells, self.cells(order.before), ports, generation_of(order.order_id), self.clock)
+        laps.end("arrange")
+        log.info("resize %s, arrangement %d: %s", order.life.job, order.life.arrangement, laps)
+        return done(order, stopped_s=laps.last_s, notes=notes)
+
+    # ── end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _end(self, order: EndOrder) -> Answer:
+        self.ending.discard((order.life.job, order.life.incarnation))
+        ends = each(self.cells(order.life), lambda cell: cell.end(order.grace_s, order.collect))
+        results = next((end["results"] for end in ends if end.get("results")), None)
+        notes = tuple(note for end in ends for note in end.get("notes", ()))
+        return done(order, results=results, notes=notes)
+
+
+class _NoneWhole(Exception):
+    """No snapshot of a job could be used."""
+
+    def __init__(self, damaged: tuple[str, ...], notes: Iterable[str]) -> None:
+        super().__init__("; ".join(notes) or "the job has no snapshot")
+        self.damaged = damaged
+
+
+def _quietly(cells: Sequence[CellPort], act: Callable[[CellPort], Any]) -> None:
+    """Undo as far as it goes: what one cell cannot undo must not keep the others from it."""
+
+    def tried(cell: CellPort) -> None:
+        try:
+            act(cell)
+        except Exception as error:  # its keeper's deadline, or the next discard, does what is left
+            log.warning("cell %d on %s: %s", cell.seat.index, cell.seat.node, error)
+
+    each(cells, tried)
+
+
+def _all_live(cells: Sequence[CellPort]) -> bool:
+    return all(phase in ("live", "ended") for phase in each(cells, lambda cell: cell.phase()))
+
+
+def _called_off(decided: records.Record) -> Refused:
+    """The record says no: somebody who wanted to release an original won `abort` first."""
+    why = decided.why if isinstance(decided, records.Aborted) else "its snapshot was swept"
+    return Refused(f"the freeze was called off: {why}")
+
+
+def _as_body(manifest: Manifest) -> dict[str, Any]:
+    return {"manifest": manifests.to_json(manifest).decode()}

@@ -1,0 +1,1 @@
+"""The service: HTTP API, control loop, ledger, inbox and courier."""

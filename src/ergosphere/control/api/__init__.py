@@ -1,0 +1,1 @@
+"""Thin routes: parse, ask the room, answer. No judgement and no SQL here."""

@@ -1,0 +1,53 @@
+"""Finding a job by what its owner types: its id, or a name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import select
+
+from ergosphere.control.ledger.change import Change
+from ergosphere.control.ledger.tables import JobRow, SnapshotRow
+from ergosphere.core.model import ENDED
+from ergosphere.core.suggest import nearest
+
+NAMED_MAX: Final = 5  # snapshots named in a refusal
+NAMES_MAX: Final = 2000  # looked through for a similar one
+
+
+class NotFound(Exception):
+    """There is no such thing; the text says what is near."""
+
+
+def find_snapshot(look: Change, ref: str) -> tuple[JobRow, SnapshotRow]:
+    """`JOB@SNAPSHOT`, where the snapshot is its name, id or number, or `latest`; or a bare id. Raises NotFound."""
+    job_ref, at, which = ref.rpartition("@")
+    if not at:
+        row = look.session.get(SnapshotRow, ref)
+        if row is None or row.dropped:
+            raise NotFound(f"there is no snapshot {ref!r}: write JOB@SNAPSHOT; `ergo snapshot ls` lists them")
+        return look.job(row.job), row
+    job = find_job(look, job_ref)
+    kept = select(SnapshotRow).where(SnapshotRow.job == job.id, SnapshotRow.dropped.is_(False))
+    rows = list(look.session.scalars(kept.order_by(SnapshotRow.number.desc())))
+    for row in rows:
+        if which in (row.id, row.name, str(row.number)) or which == "latest":
+            return job, row
+    if not rows:
+        raise NotFound(f"{job.name} has no snapshot; `ergo snapshot create {job.name}` takes one")
+    near = ", ".join(f"{row.name or row.id} (#{row.number})" for row in rows[:NAMED_MAX])
+    raise NotFound(f"{job.name} has no snapshot {which!r}; it has {near}")
+
+
+def find_job(look: Change, ref: str) -> JobRow:
+    """The job with that id; else the newest live one of that name; else the newest. Raises NotFound."""
+    job = look.session.get(JobRow, ref)
+    if job is not None:
+        return job
+    named = select(JobRow).where(JobRow.name == ref).order_by(JobRow.phase.in_(ENDED), JobRow.submitted_s.desc())
+    job = look.session.scalars(named.limit(1)).first()
+    if job is None:
+        names = look.session.scalars(select(JobRow.name).order_by(JobRow.submitted_s.desc()).limit(NAMES_MAX))
+        near = nearest(ref, set(names))
+        raise NotFound(f"there is no job {ref!r}" + (f"; did you mean {near!r}?" if near else ""))
+    return job

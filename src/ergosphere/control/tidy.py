@@ -1,0 +1,91 @@
+"""The sweep of the shared store: now and then, what no live job needs goes. What is needed is the ledger's to say."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import select
+
+from ergosphere.control.ledger.tables import JobRow, SnapshotRow
+from ergosphere.control.service import Service
+from ergosphere.core.model import ENDED
+from ergosphere.snapshots import collect, sweep
+from ergosphere.snapshots.errors import SnapshotError
+from ergosphere.snapshots.store import now_s
+from ergosphere.snapshots.sweep import Needs
+from ergosphere.snapshots.vault import projects
+from ergosphere.wire.snapshots import GcReport
+
+SWEEP_EVERY_S: Final = 900.0
+RESULTS_KEPT_S: Final = 30 * 24 * 3600.0  # after a job's end, for `ergo fetch`
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tidy:
+    service: Service
+
+    def start(self, ending: threading.Event) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(ending,), name="tidy", daemon=True)
+        thread.start()
+        return thread
+
+    def sweep(self) -> int:
+        """One sweep; bytes freed. Errors: those of the store."""
+        return self.report(dry_run=False).bytes
+
+    def report(self, *, dry_run: bool) -> GcReport:
+        """One sweep, or what it would do. Errors: those of the store."""
+        store = self.service.store
+        needs = self._needs()  # first: what is committed after this is young
+        swept = sweep.plan(store, now_s(store, sweep.CLOCK), needs=needs)
+        freed = swept.bytes if dry_run else sweep.execute(store, swept)
+        vaults = [self.service.depot.vault(project) for project in projects(store)]
+        planned = [collect.plan(vault) for vault in vaults]
+        freed += sum(
+            one.bytes if dry_run else collect.execute(vault, one) for vault, one in zip(vaults, planned, strict=True)
+        )
+        return GcReport(
+            dry_run=dry_run,
+            snapshots=swept.snapshots,
+            objects=len(swept.keys) + len(swept.blobs) + sum(len(one.delete) for one in planned),
+            bytes=freed,
+            later_bytes=sum(one.bytes_later for one in planned),
+            notes=(*swept.notes, *(note for one in planned for note in one.notes)),
+        )
+
+    def _run(self, ending: threading.Event) -> None:
+        while not ending.wait(SWEEP_EVERY_S):
+            try:
+                freed = self.sweep()
+            except SnapshotError as error:  # the one door: the next sweep finishes what this one began
+                log.warning("the sweep of the store stopped: %s", error)
+            except Exception:  # a full disk or a bug: the store must be swept again all the same
+                log.exception("the sweep of the store failed; the next one follows")
+            else:
+                log.info("the sweep of the store freed %d bytes", freed)
+
+    def _needs(self) -> Needs:
+        """As the ledger is now. A damaged snapshot stays until it is removed or too old: it may yet be mended."""
+        with self.service.ledger.read() as look:
+            jobs = list(look.session.scalars(select(JobRow)))
+            rows = list(look.session.execute(select(SnapshotRow.id, SnapshotRow.dropped)))
+            old_s = look.now_s - RESULTS_KEPT_S
+            forgotten = {job.id for job in jobs if job.ended_s is not None and job.ended_s < old_s}
+            return Needs(
+                ended=frozenset(job.id for job in jobs if job.phase in ENDED),
+                forgotten=frozenset(forgotten),
+                trees=frozenset(submitted(job) for job in jobs if job.spec["tree"] and job.id not in forgotten),
+                snapshots=frozenset(snapshot for snapshot, dropped in rows if not dropped),
+                retired=frozenset(snapshot for snapshot, dropped in rows if dropped),
+                jobs=frozenset(job.id for job in jobs),
+            )
+
+
+def submitted(job: JobRow) -> str:
+    """The digest of the tree that a job came with."""
+    return str(job.spec["tree"]["digest"])

@@ -1,0 +1,411 @@
+"""The board: the policy's view of the fleet, kept from turn to turn and indexed by what decisions ask for.
+
+Whoever feeds it tells what changed (`put_job`, `put_node`, `advance`, …), each at a cost that grows with the change
+and not with the fleet. It knows facts only; `decide` marks its turn on it and wipes that off again. Two boards with the
+same contents answer alike, however they came to them: a property test compares a fed one with one built anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import heappop, heappush
+from typing import Final
+
+from ergosphere.core.fraction import NEVER_S
+from ergosphere.core.model import (
+    ENDED,
+    HOLDS_SEATS,
+    JobId,
+    JobView,
+    NodeId,
+    NodeView,
+    Phase,
+    Placement,
+    ProjectView,
+    Seat,
+    Tier,
+    View,
+)
+from ergosphere.core.policy import quota, standing
+from ergosphere.core.policy.borrowing import Borrowing
+from ergosphere.core.policy.entry import (
+    SEATLESS,
+    Entry,
+    GangKey,
+    Key,
+    Place,
+    all_of,
+    deadline_s,
+    is_emptied,
+    is_special,
+    kept_masks,
+    masks_of,
+    rouses_s,
+    wakes_s,
+)
+from ergosphere.core.policy.layers import Group, Layer, Node, PoolKey
+from ergosphere.core.policy.leavers import Leavers
+from ergosphere.core.policy.packing import groups_for
+from ergosphere.core.policy.quota import Tree
+from ergosphere.core.policy.rules import Rules
+from ergosphere.core.policy.seats import takes_jobs
+from ergosphere.core.policy.shape import Shape, shape_of
+
+TICK_S: Final = 0.001  # the least step between two looks at the same job
+
+
+class Board:
+    """See the module. `jobs` and `nodes` are for reading; `decide` alone may use the rest."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.now_s = 0.0
+        self.entries: dict[JobId, Entry] = {}
+        self.nodes: dict[NodeId, Node] = {}
+        self.tree = Tree()
+        self.now = Layer(Node.now)
+        self.soon = Layer(Node.soon)
+        self.whole = Layer(Node.whole)
+        self.lines: dict[GangKey, list[Place]] = {}  # who waits for nothing but seats
+        self.singles: set[JobId] = set()  # who is looked at one by one: wishes, moves, short back-offs, promises
+        self.asleep: set[JobId] = set()  # who waits out a back-off that is too long to keep room for
+        self.leavers = Leavers()
+        self.promises: dict[JobId, Placement] = {}
+        self.promised_on: dict[NodeId, dict[JobId, int]] = {}
+        self.promised_devices = 0
+        self.borrowing = Borrowing(self.tree)
+        self.occupants: dict[NodeId, dict[JobId, tuple[int, int]]] = {}
+        self.usable = 0  # devices that may be given to somebody
+        self._closed: set[NodeId] = set()  # nodes that take no jobs, or are gone; some may sit there still
+        self._alarms: list[tuple[float, str, str]] = []
+        self._alarm_of: dict[JobId, float] = {}  # the one alarm of each job that counts
+        self._groups: dict[Shape, list[Group]] = {}
+        self._pool_keys: set[PoolKey] = set()  # of all nodes that ever were
+
+    @staticmethod
+    def of(view: View, rules: Rules) -> Board:
+        """The board of a picture, from scratch."""
+        board = Board(rules)
+        board.now_s = view.now_s
+        board.put_projects(view.projects)
+        for node in view.nodes:
+            board.put_node(node)
+        for job in view.jobs:
+            board.put_job(job)
+        board.promise({job.id: job.room for job in view.jobs if job.room})
+        return board
+
+    # ---- what is told
+
+    def take_over(self, view: View) -> None:
+        """Catch up with a picture: whatever is not on it any more is dropped."""
+        self.advance(view.now_s)
+        self.put_projects(view.projects)
+        for node_id in self.nodes.keys() - {node.id for node in view.nodes}:
+            self.drop_node(node_id)
+        for job_id in self.entries.keys() - {job.id for job in view.jobs}:
+            self.drop_job(job_id)
+        for node in view.nodes:
+            self.put_node(node)
+        for job in view.jobs:
+            self.put_job(job)
+        self.promise({job.id: job.room for job in view.jobs if job.room})
+
+    def put_projects(self, projects: Iterable[ProjectView]) -> None:
+        """The whole tree anew. Raises QuotaTrouble, and changes nothing, when it contradicts itself."""
+        listed = tuple(projects)
+        quota.check(listed)
+        if listed == tuple(self.tree.projects.values()):
+            return
+        views, promises = list(self.jobs()), dict(self.promises)
+        for view in views:
+            self.drop_job(view.id)
+        self.tree = Tree(listed)
+        self.borrowing = Borrowing(self.tree)
+        for view in views:
+            self.put_job(view)
+        self.promise(promises)
+
+    def put_node(self, view: NodeView) -> None:
+        """A node that is new or has changed."""
+        node = self.nodes.get(view.id)
+        pool = (view.flaky_until_s > self.now_s, view.region, view.cluster, view.type, view.device_bytes)
+        if node is not None and node.view == view and node.pool == pool:
+            return
+        if node is None:
+            node = self.nodes[view.id] = Node(view, self.occupants.setdefault(view.id, {}))
+        elif (node.pool, node.domain) != (pool, view.domain):
+            self._forget_node(node)
+        self.usable -= node.full.bit_count()
+        if len(node.seats) != view.devices:
+            node.seats = tuple(Seat(view.id, device) for device in range(view.devices))
+        node.view, node.pool, node.domain = view, pool, view.domain
+        if pool not in self._pool_keys:
+            self._pool_keys.add(pool)
+            self._groups.clear()
+        node.full = (1 << view.devices) - 1 if takes_jobs(view) else 0
+        self.usable += node.full.bit_count()
+        (self._closed.discard if node.full else self._closed.add)(view.id)
+        if pool[0]:
+            heappush(self._alarms, (view.flaky_until_s, "node", view.id))
+        node.recount()
+        node.promised = all_of(self.promised_on.get(view.id))
+        self.touch(node)
+        self.whole.touch(node)
+        self._look_again_at(node)
+
+    def drop_node(self, node_id: NodeId) -> None:
+        node = self.nodes.get(node_id)
+        if node is not None:
+            self._forget_node(node)
+            self.usable -= node.full.bit_count()
+            self._closed.add(node_id)
+            del self.nodes[node_id]
+
+    def put_job(self, view: JobView) -> None:
+        """A job that is new or has changed; one that has ended is dropped."""
+        entry = self.entries.get(view.id)
+        if entry is not None and entry.view == view:
+            return
+        if view.phase in ENDED:
+            self.drop_job(view.id)
+            return
+        if entry is not None:
+            self._take_off(entry)
+        masks = masks_of((*view.seats, *view.going_to)) if view.phase in HOLDS_SEATS else {}
+        entry = self.entries[view.id] = Entry(view, self._shape(view, entry), masks)
+        self._put_on(entry)
+
+    def drop_job(self, job_id: JobId) -> None:
+        entry = self.entries.pop(job_id, None)
+        if entry is not None:
+            self._take_off(entry)
+            self._forget_promise(job_id)
+            self._alarm_of.pop(job_id, None)
+
+    def promise(self, rooms: Mapping[JobId, Placement]) -> None:
+        """The rooms of the last plan, whole: seats that stay held for jobs until those sit there."""
+        for job_id in [one for one in self.promises if self.promises[one] != rooms.get(one)]:
+            self._forget_promise(job_id)
+        for job_id, placement in rooms.items():
+            if job_id not in self.promises and placement:
+                self._remember_promise(job_id, placement)
+
+    def advance(self, now_s: float) -> None:
+        """Time passes: whose standing has changed by it is found at once."""
+        self.now_s = now_s
+        while self._alarms and self._alarms[0][0] <= now_s:
+            at_s, kind, name = heappop(self._alarms)
+            if kind == "node" and name in self.nodes:
+                self.put_node(self.nodes[NodeId(name)].view)
+            elif kind == "job" and self._alarm_of.get(JobId(name)) == at_s:
+                del self._alarm_of[JobId(name)]
+                self._line_again(JobId(name))
+
+    def alarm_s(self) -> float:
+        """When time alone may change a decision next; inf if nobody waits and nobody is to be grown."""
+        if not (self.lines or self.singles or self.asleep or self.leavers.shrunk):
+            return NEVER_S
+        return self._alarms[0][0] if self._alarms else NEVER_S
+
+    # ---- what is known
+
+    def jobs(self) -> Iterator[JobView]:
+        return (entry.view for entry in self.entries.values())
+
+    def job(self, job_id: JobId) -> JobView | None:
+        entry = self.entries.get(job_id)
+        return entry.view if entry else None
+
+    def groups(self, shape: Shape) -> list[Group]:
+        """Where a shape may sit, best first."""
+        if shape not in self._groups:
+            self._groups[shape] = groups_for(shape, self._pool_keys)
+        return self._groups[shape]
+
+    def pool_keys(self, shape: Shape) -> list[PoolKey]:
+        """The pools of its groups, best first, each once."""
+        return list(dict.fromkeys(key for group in self.groups(shape) for key in group))
+
+    def touch(self, node: Node) -> None:
+        self.now.touch(node)
+        self.soon.touch(node)
+
+    def silent(self, entry: Entry) -> list[NodeId]:
+        """Nodes of a job that do not answer."""
+        return sorted(name for name in entry.masks if name not in self.nodes or not self.nodes[name].view.ready)
+
+    def key(self, entry: Entry) -> Key:
+        """Order of being served: standing, services first, fair share of its project, deadline, submission, id."""
+        view = entry.view
+        urgency, training = self.standing_of(entry), not view.service
+        return (urgency, training, self.tree.share(view.project), deadline_s(view), view.submitted_s, view.id)
+
+    def standing_of(self, entry: Entry) -> int:
+        """As it is now: whoever waits counts as borrowing once what its project may use is used up."""
+        if entry.devices:
+            return standing.BORROWED if entry.borrowed else entry.standing
+        view, tree = entry.view, self.tree
+        if not tree.kept or tree.within(view.project, view.tier, view.ranks):
+            return entry.standing
+        # Outside of every guarantee they take turns with each other, unless guaranteed work waits or would yield.
+        if tree.unmet or tree.guardian(view.project) is not None or any(self.leavers.guarded[entry.standing + 1 : -1]):
+            return standing.BORROWED
+        has_turns = tree.has_turns(view.project, view.tier, view.ranks)
+        return entry.standing if has_turns else standing.BORROWED
+
+    def is_promised(self, job_id: JobId) -> bool:
+        """Its devices are promised to it: it is neither basic nor borrowed."""
+        entry = self.entries[job_id]
+        return entry.view.tier is not Tier.BASIC and not entry.borrowed
+
+    def sort_borrowed(self) -> None:
+        """Of the work that holds seats, find what lies beyond what its project may use: the weakest and youngest."""
+        for entry in self.borrowing.changed(self.entries, self._capacity()):
+            self._unlist(entry)
+            entry.borrowed = not entry.borrowed
+            self._list(entry)
+
+    def _capacity(self) -> int:
+        """Devices that may be given, and those that jobs hold yet where nobody may start: they count as use, too."""
+        if not self.tree.kept:
+            return self.usable
+        held = (mask for name in self._closed for mask, _ in self.occupants.get(name, {}).values())
+        return self.usable + sum(mask.bit_count() for mask in held)
+
+    # ---- putting on and taking off
+
+    def _shape(self, view: JobView, before: Entry | None) -> Shape:
+        fresh = shape_of(view)
+        return before.shape if before is not None and before.shape == fresh else fresh
+
+    def _put_on(self, entry: Entry) -> None:
+        self._sit(entry)
+        self.borrowing.count(entry, 1)
+        self._list(entry)
+        self._line_up(entry)
+        view = entry.view
+        self._set_alarm(view.id, max(min(entry.changes_s, rouses_s(view, self.now_s, self.rules)), self.now_s + TICK_S))
+
+    def _set_alarm(self, job_id: JobId, at_s: float) -> None:
+        if at_s < self._alarm_of.get(job_id, NEVER_S):
+            self._alarm_of[job_id] = at_s
+            heappush(self._alarms, (at_s, "job", job_id))
+
+    def _take_off(self, entry: Entry) -> None:
+        for name in entry.masks:
+            self.occupants[name].pop(entry.view.id, None)
+            self._recount(name)
+        self.borrowing.count(entry, -1)
+        self._unlist(entry)
+        self.singles.discard(entry.view.id)
+        self.asleep.discard(entry.view.id)
+        if entry.gang is not None and entry.place is not None:
+            line = self.lines[entry.gang]
+            del line[bisect_left(line, entry.place)]
+            if not line:
+                del self.lines[entry.gang]
+            entry.gang = entry.place = None
+
+    def _sit(self, entry: Entry) -> None:
+        """Its seats on the masks of their nodes."""
+        if not entry.masks:
+            return
+        kept = kept_masks(entry)
+        for name, mask in entry.masks.items():
+            if name not in self.nodes:
+                self._closed.add(name)
+            self.occupants.setdefault(name, {})[entry.view.id] = (mask, kept.get(name, 0))
+            self._recount(name)
+
+    def _recount(self, name: NodeId) -> None:
+        node = self.nodes.get(name)
+        if node is not None:
+            node.recount()
+            self.touch(node)
+
+    def _list(self, entry: Entry) -> None:
+        """Its standing; and if it could be frozen, its place among those who could leave."""
+        view = entry.view
+        judge = standing.of_waiting if view.phase in SEATLESS else standing.of_running
+        entry.standing, entry.changes_s = judge(view, self.now_s, self.rules)
+        if view.phase is Phase.RUNNING and view.not_before_s <= self.now_s:
+            self.leavers.add_size(entry)
+        if entry.devices and view.phase is Phase.RUNNING and view.freezable and view.not_before_s <= self.now_s:
+            self.leavers.add(entry, guarded=self._is_guarded(entry))
+
+    def _unlist(self, entry: Entry) -> None:
+        self.leavers.drop(entry, guarded=self._is_guarded(entry))
+
+    def _is_guarded(self, entry: Entry) -> bool:
+        return self.tree.guardian(entry.view.project) is not None
+
+    def _line_up(self, entry: Entry) -> None:
+        view = entry.view
+        if self._is_single(entry):
+            self.singles.add(view.id)
+        elif standing.waits(view) and self.now_s < wakes_s(view, self.rules):
+            self.asleep.add(view.id)
+        elif standing.waits(view):
+            entry.gang = (entry.shape, view.project, view.tier)
+            entry.place = (entry.standing, not view.service, deadline_s(view), view.submitted_s, view.id)
+            insort(self.lines.setdefault(entry.gang, []), entry.place)
+
+    def _is_single(self, entry: Entry) -> bool:
+        """Whether it has to be looked at by itself, and not as one of many that ask for the same."""
+        if entry.view.id in self.promises or is_special(entry, self.now_s, self.rules):
+            return True
+        return entry.view.phase is Phase.RUNNING and self._must_leave(entry)
+
+    def _must_leave(self, entry: Entry) -> bool:
+        """It sits on a node that is being emptied."""
+        return any(name in self.nodes and is_emptied(self.nodes[name].view) for name in entry.masks)
+
+    # ---- nodes and promises
+
+    def _forget_node(self, node: Node) -> None:
+        for layer in (self.now, self.soon, self.whole):
+            layer.forget(node)
+
+    def _look_again_at(self, node: Node) -> None:
+        """Who sits there may have to leave now, or may stay."""
+        for job_id in list(node.occupants):
+            entry = self.entries[job_id]
+            single = self._is_single(entry)
+            if single != (job_id in self.singles):
+                (self.singles.add if single else self.singles.discard)(job_id)
+
+    def _remember_promise(self, job_id: JobId, placement: Placement) -> None:
+        self.promises[job_id] = placement
+        self.promised_devices += len(set(placement))
+        for name, mask in masks_of(placement).items():
+            self.promised_on.setdefault(name, {})[job_id] = mask
+            self._repromise(name)
+        if job_id in self.entries:
+            self._line_again(job_id)
+
+    def _forget_promise(self, job_id: JobId) -> None:
+        placement = self.promises.pop(job_id, None)
+        if placement is None:
+            return
+        self.promised_devices -= len(set(placement))
+        for name in masks_of(placement):
+            on = self.promised_on[name]
+            del on[job_id]
+            if not on:
+                del self.promised_on[name]
+            self._repromise(name)
+        if job_id in self.entries:
+            self._line_again(job_id)
+
+    def _line_again(self, job_id: JobId) -> None:
+        entry = self.entries[job_id]
+        self._take_off(entry)
+        self._put_on(entry)
+
+    def _repromise(self, name: NodeId) -> None:
+        node = self.nodes.get(name)
+        if node is not None:
+            node.promised = all_of(self.promised_on.get(name))
+            self.touch(node)

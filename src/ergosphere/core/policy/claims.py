@@ -1,0 +1,57 @@
+"""Claims: who has waited for too long, for a room that comes free in pieces only, gets it from its own tier.
+
+Small jobs use the pieces meanwhile, but on loan: everything can be frozen, so nothing has to be kept idle for a large
+job, and whoever began after it had to wait leaves as soon as that makes the whole room. A service's replica claims its
+room from training of its tier at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ergosphere.core.model import JobView
+from ergosphere.core.policy import standing
+from ergosphere.core.policy.entry import Entry
+from ergosphere.core.policy.quota import Tree
+from ergosphere.core.policy.turn import Turn
+
+
+def has_claim(turn: Turn, entry: Entry) -> bool:
+    """A single device needs none: the first that comes free is its own."""
+    board, job = turn.board, entry.view
+    if not (job.service or in_pieces(entry)):
+        return False
+    urgency = board.standing_of(entry)
+    return urgency != standing.BORROWED if job.service else standing.may_claim(job, urgency, board.now_s, board.rules)
+
+
+def in_pieces(entry: Entry) -> bool:
+    """It needs more than one device, so others may use what comes free for it."""
+    return entry.shape.ranks > entry.shape.shares[-1]
+
+
+def yielding(turn: Turn, entry: Entry) -> Iterator[Entry]:
+    """Jobs of its own tier (or borrowed, if it is) that would leave for it."""
+    board, job = turn.board, entry.view
+    urgency = board.standing_of(entry)
+    since_s = standing.claims_since_s(job, urgency, board.rules)
+    lent: dict[str, int] = {}
+    for _, job_id in board.leavers.by_standing[urgency]:
+        one = board.entries[job_id]
+        leaves = standing.yields(one.view, job, since_s, board.now_s, board.rules)
+        if leaves and job_id not in turn.decisions and not board.silent(one):
+            devices = lent.get(one.view.project, 0) + one.devices
+            if job.service or _can_spare(board.tree, one.view, devices, job):
+                lent[one.view.project] = devices
+                yield one
+
+
+def _can_spare(tree: Tree, runs: JobView, devices: int, waits: JobView) -> bool:
+    """Whether its project, with so many devices fewer, would not be behind the other's: a claim is no way to more than
+    a fair share."""
+    if runs.project == waits.project:
+        return True
+    tree.use(runs.project, runs.tier, -devices)
+    spares = tree.share(runs.project) >= tree.share(waits.project)
+    tree.use(runs.project, runs.tier, devices)
+    return spares

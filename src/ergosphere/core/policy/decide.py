@@ -1,0 +1,385 @@
+"""`decide`: what is seen → what shall be done, and a reason for everybody who has to wait. Pure and deterministic.
+
+Who is owed more is served first (`standing`), between equals the project that has had less of its share. A job may
+take the devices of those that are owed less: they are shrunk where that is enough, else frozen, the cheapest first.
+Room that is being made is held for its job until that job sits in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heapreplace
+from itertools import chain, islice
+from typing import Final
+
+from ergosphere.core.model import (
+    Decision,
+    Freeze,
+    JobId,
+    NodeId,
+    Phase,
+    Placement,
+    Plan,
+    Reason,
+    Start,
+    Stop,
+    Thaw,
+    View,
+    Why,
+)
+from ergosphere.core.policy import reasons, standing
+from ergosphere.core.policy.asking import shares_wanted, within_limits
+from ergosphere.core.policy.board import Board
+from ergosphere.core.policy.claims import has_claim, in_pieces
+from ergosphere.core.policy.defrag import bring_together
+from ergosphere.core.policy.elastic import grow, spread, take_from_weaker
+from ergosphere.core.policy.entry import MOVES, Entry, Key, Place, falls_short, is_emptied
+from ergosphere.core.policy.packing import find_on
+from ergosphere.core.policy.resizing import resize, shrink_as_asked
+from ergosphere.core.policy.rules import Rules
+from ergosphere.core.policy.shape import largest
+from ergosphere.core.policy.standing import waits
+from ergosphere.core.policy.turn import Turn
+from ergosphere.core.policy.victims import make_room, shrink_peers, would_fit
+from ergosphere.core.policy.waiting import WaitingReasons
+
+CLAIMANT_MAX: Final = 64  # places behind one that found no room in which a claim is looked for
+
+
+def decide(view: View | Board, rules: Rules) -> Plan:
+    """One turn of the policy. The same contents, however they came about, give the same plan; a board is left as it
+    was. `Plan.reasons` words a waiting job's reason when it is read: read it before the board is told more.
+    """
+    board = view if isinstance(view, Board) else Board.of(view, rules)
+    board.sort_borrowed()
+    turn = Turn(board, moves_left=rules.moves_per_turn)
+    try:
+        # 1. What owners and operators asked for, whoever they are: it frees seats.
+        for entry in _singles(board):
+            _obey(turn, entry)
+        # 2. Seats, to one job after the other: who is owed most first.
+        for entry in _queue(turn):
+            turn.urgency = board.standing_of(entry)
+            turn.lift_promise(entry.view.id)
+            _serve(turn, entry)
+        # 3. What nobody needed now.
+        grow(turn)
+        return Plan(_in_order(turn.decisions), WaitingReasons.of(turn), turn.rooms)
+    finally:
+        turn.wipe()
+
+
+def _in_order(decisions: dict[JobId, Decision]) -> tuple[Decision, ...]:
+    return tuple(decisions.values())
+
+
+def _singles(board: Board) -> list[Entry]:
+    return sorted((board.entries[job_id] for job_id in board.singles), key=board.key)
+
+
+def _queue(turn: Turn) -> Iterator[Entry]:
+    """Everybody who wants something, in order. Of a line only the first is looked at, until its shape finds no room.
+
+    What the others get in the meantime can only move a job back: a key that has grown is put back into the heap.
+    """
+    board = turn.board
+    heap: list[tuple[Key, JobId, int]] = []
+    lines = list(board.lines.values())
+    for number, line in enumerate(lines):
+        heap.append((board.key(board.entries[line[0][-1]]), line[0][-1], number))
+    heap.extend((board.key(entry), entry.view.id, -1) for entry in _singles(board))
+    heapify(heap)
+    place = [0] * len(lines)
+    while heap:
+        key, job_id, number = heap[0]
+        entry = board.entries[job_id]
+        if number >= 0 and _is_hopeless(turn, entry):
+            claimant = _claimant_behind(turn, lines[number], place[number])
+            if claimant is None:
+                heappop(heap)
+            else:
+                place[number], entry = claimant
+                heapreplace(heap, (board.key(entry), entry.view.id, number))
+            continue
+        current = board.key(entry)
+        if current != key:
+            heapreplace(heap, (current, job_id, number))
+            continue
+        yield entry
+        behind = _behind(board, lines, place, number)
+        if behind is None:
+            heappop(heap)
+        else:
+            heapreplace(heap, (board.key(behind), behind.view.id, number))
+
+
+def _behind(board: Board, lines: list[list[Place]], place: list[int], number: int) -> Entry | None:
+    """Who is next in a line (-1: whoever stands alone)."""
+    if number < 0:
+        return None
+    place[number] += 1
+    line = lines[number]
+    return board.entries[line[place[number]][-1]] if place[number] < len(line) else None
+
+
+def _is_hopeless(turn: Turn, entry: Entry) -> bool:
+    """Somebody before it who asked for the same was given nothing."""
+    if entry.gang in turn.stuck:
+        return True
+    return bool(turn.failed) and _was_in_vain(turn, entry, shares_wanted(turn.board, entry))
+
+
+def _was_in_vain(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> bool:
+    """Somebody has tried for the same; with a claim, if it has one."""
+    if (entry.shape, shares, False) not in turn.failed:
+        return False
+    return (entry.shape, shares, True) in turn.failed or not has_claim(turn, entry)
+
+
+def _claimant_behind(turn: Turn, line: list[Place], place: int) -> tuple[int, Entry] | None:
+    """The next in a line whose first found no room that has a claim and is not hopeless, and its place."""
+    first = turn.board.entries[line[place][-1]]
+    if first.gang in turn.stuck or not in_pieces(first):  # a service's replicas stand in front of their line
+        return None
+    for at, (*_, job_id) in islice(enumerate(line), place + 1, place + 1 + CLAIMANT_MAX):
+        entry = turn.board.entries[job_id]
+        if has_claim(turn, entry):
+            return None if _is_hopeless(turn, entry) else (at, entry)
+    return None
+
+
+# ---- 1. what was asked for
+
+
+def _obey(turn: Turn, entry: Entry) -> None:
+    job = entry.view
+    if job.cancel:
+        if job.phase is not Phase.ENDING:
+            turn.decisions[job.id] = Stop(job.id, reasons.cancelled())
+            turn.leave(entry)
+        return
+    if job.phase is not Phase.RUNNING:
+        return
+    emptied = _emptied_nodes(turn, entry)
+    if job.paused:
+        _freeze_as_asked(turn, entry, Why.PAUSE, reasons.paused(job))
+    elif not job.wanted:
+        _freeze_as_asked(turn, entry, Why.PAUSE, reasons.freeze_unwanted(job))
+    elif emptied:
+        _freeze_as_asked(turn, entry, Why.DRAIN, reasons.freeze_for_drain(emptied, _deadline_left_s(turn, emptied)))
+    elif job.resize_asked and entry.devices > largest(entry.shape):
+        shrink_as_asked(turn, entry)
+
+
+def _freeze_as_asked(turn: Turn, entry: Entry, why: Why, reason: Reason) -> None:
+    job = entry.view
+    refusal = turn.freeze_refused(entry, why)
+    if refusal is not None:
+        turn.reasons[job.id] = refusal
+        return
+    turn.decisions[job.id] = Freeze(job.id, why, reason)
+    turn.leave(entry)
+
+
+def _emptied_nodes(turn: Turn, entry: Entry) -> list[NodeId]:
+    nodes = turn.board.nodes
+    return sorted(name for name in entry.masks if name in nodes and is_emptied(nodes[name].view))
+
+
+def _deadline_left_s(turn: Turn, names: list[NodeId]) -> float | None:
+    """Seconds until the first of them is gone; None if none of them said so."""
+    told = [at_s for name in names if (at_s := turn.board.nodes[name].view.leaves_s) is not None]
+    return min(told) - turn.board.now_s if told else None
+
+
+# ---- 2. seats
+
+
+def _serve(turn: Turn, entry: Entry) -> None:
+    job = entry.view
+    decision = turn.decisions.get(job.id)
+    match decision:
+        case Freeze(why=why) if why in MOVES:
+            _hold_destination(turn, entry)
+        case None if waits(job):
+            _seat(turn, entry)
+        case None if job.phase is Phase.FREEZING and job.freezing_why in MOVES and not (job.paused or job.cancel):
+            _hold_destination(turn, entry)
+        case None if job.phase is Phase.RUNNING and job.move_asked and job.id not in turn.reasons:
+            if not (job.paused or job.cancel):
+                _move(turn, entry)
+        case None if job.phase is Phase.RUNNING and job.resize_asked and job.id not in turn.reasons:
+            if not (job.paused or job.cancel):
+                resize(turn, entry)
+        case None if job.phase is Phase.RUNNING and falls_short(entry) and job.id not in turn.reasons:
+            _make_whole(turn, entry)
+
+
+def _seat(turn: Turn, entry: Entry) -> None:
+    """Seats now, or held while they come free, or made free; else a reason."""
+    job, board = entry.view, turn.board
+    if job.not_before_s > board.now_s:
+        _wait_out(turn, entry)
+        return
+    wanted = shares_wanted(board, entry)
+    shares = within_limits(board, entry, wanted)
+    if not shares:
+        _over_quota(turn, entry, job.ranks // wanted[-1])
+        return
+    if job.id not in board.promises and _was_in_vain(turn, entry, shares):
+        return
+    found = turn.own_room(entry, board.now)
+    if found is not None:
+        _sit(turn, entry, found)
+        return
+    seated = any(_seat_with(turn, entry, some) for some in _rounds(turn, entry, shares))
+    if not (seated or shrink_peers(turn, entry) or bring_together(turn, entry)):
+        _give_up(turn, entry, shares, limited=shares != wanted)
+
+
+def _over_quota(turn: Turn, entry: Entry, devices: int) -> None:
+    job, tree = entry.view, turn.board.tree
+    against = tree.blocked(job.project, job.tier, devices)
+    assert against is not None, "limits left it nothing"
+    turn.against.setdefault((job.project, job.tier, devices), (against, tree.used(against.id)))
+    if entry.gang is not None:
+        turn.stuck.add(entry.gang)
+
+
+def _give_up(turn: Turn, entry: Entry, shares: tuple[int, ...], *, limited: bool) -> None:
+    """Who asks for the same behind it need not try. `limited`: its project alone was left so little to ask for."""
+    for claims in (False, True) if has_claim(turn, entry) else (False,):
+        turn.failed.update({(entry.shape, shares, claims), (entry.shape, shares[:1], claims)})
+    if limited and entry.gang is not None:
+        turn.stuck.add(entry.gang)
+
+
+def _rounds(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> Sequence[Sequence[int]]:
+    """How many ranks a device may hold, in rounds: who is promised its devices gets as many as possible, at others'
+    cost, before it is given fewer; anybody else takes fewer before others have to leave."""
+    promised = turn.board.standing_of(entry) <= standing.STANDARD
+    return [(share,) for share in shares] if promised else [shares]
+
+
+def _seat_with(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
+    """Seats, or seats held and a reason given."""
+    job, board = entry.view, turn.board
+    found = turn.place(entry, board.now, shares)
+    if found is not None:
+        _sit(turn, entry, found)
+        return True
+    found = None
+    if board.promises or board.soon.refresh().total > board.now.refresh().total:  # else all that comes free is free
+        found = turn.own_room(entry, board.soon) or turn.place(entry, board.soon, shares)
+    if found is None:
+        return make_room(turn, entry, shares)
+    turn.reasons[job.id] = reasons.room_coming(job, found, turn.leaving_from(found))
+    turn.hold(job, found)
+    turn.use(job, len(set(found)))
+    return True
+
+
+def _sit(turn: Turn, entry: Entry, found: Placement) -> None:
+    job = entry.view
+    kind = Thaw if job.phase is Phase.FROZEN else Start
+    turn.decisions[job.id] = kind(job.id, found, reasons.started(job, found))
+    turn.give(job, found)
+
+
+def _wait_out(turn: Turn, entry: Entry) -> None:
+    """Back-off. A short one keeps its room: see `Rules.min_run_s`."""
+    job, board = entry.view, turn.board
+    turn.reasons[job.id] = reasons.back_off(job, board.now_s)
+    if job.not_before_s - board.now_s <= board.rules.min_run_s:
+        _hold_destination(turn, entry)
+
+
+def _hold_destination(turn: Turn, entry: Entry) -> None:
+    """A moving job's next seats, so that nobody behind it takes them while it freezes."""
+    found = _to_be_had(turn, entry)
+    if found is not None:
+        turn.hold(entry.view, found)
+
+
+def _to_be_had(turn: Turn, entry: Entry) -> Placement | None:
+    """What was promised to it stays so; else as many devices as there are, rather soon than fewer at once."""
+    layers = (turn.board.now, turn.board.soon)
+    promised = (turn.own_room(entry, layer) for layer in layers)
+    others = (turn.place(entry, layer, (share,)) for share in _shares_worth_it(turn, entry) for layer in layers)
+    return next((found for found in chain(promised, others) if found is not None), None)
+
+
+def _shares_worth_it(turn: Turn, entry: Entry) -> Sequence[int]:
+    """Who was frozen to be made whole does not thaw on as few devices as it had: it would be frozen again."""
+    job, shape, board = entry.view, entry.shape, turn.board
+    to_grow = job.freezing_why is Why.RESIZE and not job.resize_asked
+    whole = to_grow and standing.goes_whole(job, board.standing_of(entry), largest(shape), board.usable)
+    return shape.shares[:1] if whole else shape.shares
+
+
+def _move(turn: Turn, entry: Entry) -> None:
+    """Migrate: only to where it fits already, its own seats there counted as free."""
+    job, board = entry.view, turn.board
+    if {seat.node for seat in job.seats} <= set(job.destination):
+        return
+    refusal = turn.freeze_refused(entry, Why.MOVE)
+    found = None
+    with turn.ignoring_promises():
+        offered = turn.wished(entry, board.now)
+    if refusal is None:
+        found = _fit_with_own(turn, entry)
+        if found is None:
+            with turn.ignoring_promises():
+                found = _fit_with_own(turn, entry)
+    if found is None:
+        for name, mask in entry.masks.items():
+            if name in offered:
+                offered[name] |= mask & board.nodes[name].full & ~board.nodes[name].taken
+        free = sum(mask.bit_count() for mask in offered.values())
+        turn.reasons[job.id] = refusal or reasons.move_no_room(job, free)
+        return
+    turn.decisions[job.id] = Freeze(job.id, Why.MOVE, reasons.freeze_for_move(found))
+    turn.leave(entry)
+    turn.hold(job, found)
+
+
+def _make_whole(turn: Turn, entry: Entry) -> None:
+    """Who is promised more than its devices can give gets them here, or is frozen to go on where there are enough."""
+    job, board = entry.view, turn.board
+    if entry.borrowed:
+        return
+    found = spread(turn, entry)
+    if found is not None:
+        turn.resize(entry, found, reasons.grown(job, found))
+        return
+    if take_from_weaker(turn, entry):
+        return
+    urgency = standing.of_waiting(job, board.now_s, board.rules)[0]
+    turn_s = board.rules.min_run_s if urgency <= standing.OWED else board.rules.owed_turn_s
+    had_its_turn = job.running_since_s is None or job.running_since_s + turn_s <= board.now_s
+    weaker = sum(board.leavers.devices[max(urgency, standing.OWED) + 1 :])
+    could_be = board.soon.refresh().total + entry.devices + weaker >= job.ranks
+    if not (had_its_turn and could_be) or turn.freeze_refused(entry, Why.RESIZE) is not None:
+        return
+    turn.leave(entry)
+    if would_fit(turn, entry, max(urgency, standing.OWED)):
+        turn.decisions[job.id] = Freeze(job.id, Why.RESIZE, reasons.freeze_to_grow(job, entry.devices))
+    else:  # enough devices, but not where its parts could sit: it keeps what it has
+        turn.stay([entry])
+
+
+def _fit_with_own(turn: Turn, entry: Entry) -> Placement | None:
+    board = turn.board
+    offered = turn.wished(entry, board.now)
+    for name, mask in entry.masks.items():
+        if name in offered:
+            offered[name] |= mask & board.nodes[name].full & ~board.nodes[name].taken
+    groups = board.groups(entry.shape)
+    return next(
+        (
+            found
+            for share in entry.shape.shares
+            if (found := find_on(entry.view, entry.shape, share, offered, board.nodes, groups)) is not None
+        ),
+        None,
+    )

@@ -1,0 +1,65 @@
+"""What a job asks for, without who asks: jobs of one shape fit, or do not fit, in the same places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ergosphere.core.elastic import sizes
+from ergosphere.core.model import JobView, NodeId, Together
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """`cells`: ranks of each part that stays on one node, () before the first start; `barred`: nodes that cannot
+    thaw it."""
+
+    ranks: int
+    cells: tuple[int, ...]
+    types: tuple[tuple[str, float], ...]
+    device_bytes: int
+    regions: tuple[str, ...]
+    data_region: str
+    together: Together
+    shares: tuple[int, ...]  # ranks per device that it could be run with, fewest first; (1,) when it cannot share
+    barred: frozenset[NodeId] = frozenset()
+
+
+def shape_of(job: JobView) -> Shape:
+    cells = tuple(len(cell.ranks) for cell in job.cells)
+    return Shape(
+        job.ranks,
+        cells,
+        job.speeds,
+        job.device_bytes,
+        job.regions,
+        job.data_region,
+        Together.ANY if cells else job.together,
+        shares_of(job.ranks, _least(job), job.devices_asked or job.ranks),
+        frozenset(node for node, _ in job.unfit) if cells else frozenset(),
+    )
+
+
+def _least(job: JobView) -> int:
+    """The fewest devices it may be given."""
+    return job.min_devices if job.min_devices and job.shareable else job.ranks
+
+
+@lru_cache(maxsize=4096)
+def shares_of(ranks: int, least: int, most: int) -> tuple[int, ...]:
+    """Ranks per device that are possible, the same on every device. Fewest first; never empty."""
+    return tuple(ranks // devices for devices in sizes(ranks, least, most)) or (1,)
+
+
+def devices(shape: Shape, share: int) -> int:
+    return shape.ranks // share
+
+
+def largest(shape: Shape) -> int:
+    """The most devices it may be given: what its owner wants."""
+    return devices(shape, shape.shares[0])
+
+
+def larger(shape: Shape, has: int) -> list[int]:
+    """The numbers of devices above `has` that it may be given, the largest first."""
+    return [number for share in shape.shares if (number := devices(shape, share)) > has]

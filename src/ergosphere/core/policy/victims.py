@@ -1,0 +1,392 @@
+"""Making room: whom to shrink, or else to freeze, so that a gang fits: the cheapest set that is really enough."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+from ergosphere.core.model import TIER_ORDER, Freeze, JobId, JobView, NodeId, Placement, Together, Why
+from ergosphere.core.policy import reasons, standing
+from ergosphere.core.policy.board import Board
+from ergosphere.core.policy.claims import has_claim, yielding
+from ergosphere.core.policy.entry import Entry, Masks, masks_of
+from ergosphere.core.policy.layers import Group
+from ergosphere.core.policy.packing import enough_of_each
+from ergosphere.core.policy.rules import freeze_cost, strength, turn_in_queue
+from ergosphere.core.policy.seats import pack_cells, reshape
+from ergosphere.core.policy.turn import Turn
+
+EXACT_MAX: Final = 10  # candidates up to which every set is weighed: at most 1,024 of them
+LOOK_MAX: Final = 64  # of the cheapest candidates of each standing, beyond what the gang needs, that are weighed
+NODES_MAX: Final = 16  # nodes for each of which a set of its own is weighed
+
+
+@dataclass(frozen=True, slots=True)
+class Leaver:
+    """One way to gain devices: a job that is frozen, or (with a `placement`) shrunk."""
+
+    entry: Entry
+    gains: Masks
+    cost: float  # device-seconds that it wastes
+    placement: Placement | None = None
+
+    @property
+    def id(self) -> JobId:
+        return self.entry.view.id
+
+    @property
+    def devices(self) -> int:
+        return sum(mask.bit_count() for mask in self.gains.values())
+
+
+Leavers = tuple[Leaver, ...]
+
+
+def make_room(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
+    """Shrink or freeze weaker jobs if that really makes room. True if room is held for the job and its reason given.
+
+    Jobs without a promise are shrunk first, then frozen; only then those that have one; at last jobs of its own tier
+    that have its room on loan (`claims`).
+    """
+    urgency = turn.board.standing_of(entry)
+    claims = has_claim(turn, entry)
+    if not _could_be_enough(turn, urgency, entry.shape.ranks // shares[-1], claims=claims):
+        return False
+    with turn.ignoring_promises():
+        for share in shares:
+            offer = Offer.of(turn, entry, share)
+            for spared in sorted({max(urgency, standing.STANDARD), urgency}, reverse=True):
+                if _by_shrinking(turn, entry, offer, spared) or _by_freezing(turn, entry, offer, spared):
+                    return True
+            if claims and _by_freezing(turn, entry, offer, urgency, lent=_lent(turn, entry, offer)):
+                return True
+    return False
+
+
+def _lent(turn: Turn, entry: Entry, offer: Offer) -> list[Entry]:
+    """Of those that yield to its claim, the cheapest: as many as are enough, and some to choose from."""
+    urgency = turn.board.standing_of(entry)
+    lent: list[Entry] = []
+    ripe: list[Leaver] = []
+    weighed = LOOK_MAX
+    for one in yielding(turn, entry):
+        lent.append(one)
+        if _unripe_s(turn, one, urgency) <= 0:
+            ripe.append(_frozen(turn, one))
+        if len(lent) >= weighed:  # twice as many each time: all of it costs no more than weighing everybody twice
+            if offer.fits(ripe):
+                break
+            weighed *= 2
+    return lent
+
+
+def _could_be_enough(turn: Turn, urgency: int, devices: int, *, claims: bool) -> bool:
+    board = turn.board
+    weaker = sum(board.leavers.devices[urgency if claims else urgency + 1 :])
+    return weaker > 0 and board.soon.refresh().total + board.promised_devices + weaker >= devices
+
+
+def would_fit(turn: Turn, entry: Entry, urgency: int) -> bool:
+    """Whether it would fit whole if everybody of a higher standing left; its own seats are marked as leaving."""
+    with turn.ignoring_promises():
+        offer = Offer.of(turn, entry, entry.shape.shares[0])
+        return offer.fits([_frozen(turn, one) for one in _weaker(turn, urgency, offer, shrink=False)])
+
+
+def shrink_peers(turn: Turn, entry: Entry) -> bool:
+    """It could not start at all: on its least devices it may, if others of its tier have more than theirs."""
+    if not turn.board.leavers.shrinkable:
+        return False
+    with turn.ignoring_promises():
+        offer = Offer.of(turn, entry, entry.shape.shares[-1])
+        return _by_shrinking(turn, entry, offer, standing.FIRST_OF[entry.view.tier] - 1)
+
+
+def _by_shrinking(turn: Turn, entry: Entry, offer: Offer, spared: int) -> bool:
+    if not turn.board.leavers.shrinkable:
+        return False
+    weaker = _weaker(turn, spared, offer, shrink=True)
+    smaller = [leaver for one in weaker if (leaver := shrunk(turn, one))]
+    chosen = cheapest(smaller, offer)
+    if chosen is None:
+        return False
+    return _hold_target(turn, entry, offer, _no_farther(turn, chosen, offer))
+
+
+def _by_freezing(turn: Turn, entry: Entry, offer: Offer, spared: int, lent: Iterable[Entry] = ()) -> bool:
+    urgency = turn.board.standing_of(entry)
+    weaker = [_frozen(turn, one) for one in (*_weaker(turn, spared, offer, shrink=False), *lent)]
+    weaker = [leaver for leaver in weaker if leaver.gains]
+    ripe = [leaver for leaver in weaker if _unripe_s(turn, leaver.entry, urgency) <= 0]
+    chosen = cheapest(ripe, offer)
+    if chosen is not None:
+        return _preempt(turn, entry, offer, chosen)
+    chosen = cheapest(weaker, offer) if len(ripe) < len(weaker) else None
+    return chosen is not None and _wait_to_ripen(turn, entry, offer, chosen, urgency)
+
+
+def _preempt(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> bool:
+    return _hold_target(turn, entry, offer, _no_farther(turn, _some_shrunk(turn, chosen, offer), offer))
+
+
+def send_away(turn: Turn, leaver: Leaver, winner: JobView) -> None:
+    victim = leaver.entry.view
+    if leaver.placement is not None:
+        turn.resize(leaver.entry, leaver.placement, reasons.shrunk_for(victim, leaver.placement, winner), winner.id)
+        return
+    standing_of = turn.board.standing_of
+    if standing_of(leaver.entry) > standing_of(turn.board.entries[winner.id]):
+        reason = reasons.freeze_for_room(victim, winner, freeze_cost(victim))
+    else:
+        reason = reasons.freeze_on_claim(victim, winner)
+    turn.decisions[victim.id] = Freeze(victim.id, Why.PREEMPT, reason, winner.id)
+    turn.reasons.pop(victim.id, None)
+    turn.leave(leaver.entry)
+
+
+def _some_shrunk(turn: Turn, chosen: Leavers, offer: Offer) -> Leavers:
+    """Who can do its part by shrinking is not frozen; the dearest first."""
+    for leaver in sorted(chosen, key=_price_of_one, reverse=True):
+        smaller = shrunk(turn, leaver.entry) if leaver.id in turn.board.leavers.shrinkable else None
+        if smaller is not None:
+            mixed = tuple(smaller if one is leaver else one for one in chosen)
+            chosen = mixed if offer.fits(mixed) else chosen
+    return chosen
+
+
+def _no_farther(turn: Turn, chosen: Leavers, offer: Offer) -> Leavers:
+    """Each is shrunk as little as is needed: stronger tiers are spared first, then whoever was submitted first."""
+    for leaver in sorted((one for one in chosen if one.placement), key=lambda one: turn_in_queue(one.entry.view)):
+        for smaller in _ways_to_shrink(turn, leaver.entry):
+            mixed = tuple(smaller if one is leaver else one for one in chosen)
+            if offer.fits(mixed):
+                chosen = mixed
+                break
+    return chosen
+
+
+def _place_left(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> Placement | None:
+    """Where it fits once they have left. None, against what the offer says, costs it its turn and nobody else's."""
+    for leaver in chosen:
+        turn.leave_seats(leaver.gains)
+    target = turn.place_as_is(entry, turn.board.soon, offer.share)
+    turn.stay(leaver.entry for leaver in chosen)
+    return target
+
+
+def _hold_target(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> bool:
+    target = _place_left(turn, entry, offer, chosen)
+    if target is None:
+        return False
+    for leaver in chosen:
+        send_away(turn, leaver, entry.view)
+    turn.reasons[entry.view.id] = reasons.room_coming(entry.view, target, turn.leaving_from(target))
+    turn.hold(entry.view, target)
+    turn.use(entry.view, len(set(target)))
+    return True
+
+
+def _wait_to_ripen(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers, urgency: int) -> bool:
+    """The hole is kept until those who have just started have run long enough."""
+    views = [leaver.entry.view for leaver in chosen]
+    left_s = max(_unripe_s(turn, leaver.entry, urgency) for leaver in chosen)
+    target = _place_left(turn, entry, offer, chosen)
+    if target is None:
+        return False
+    turn.reasons[entry.view.id] = reasons.min_run(entry.view, views, left_s)
+    turn.hold(entry.view, target)
+    return True
+
+
+# ---- who could
+
+
+def _weaker(turn: Turn, spared: int, offer: Offer, *, shrink: bool) -> Iterator[Entry]:
+    """Jobs beyond the standing `spared`, of each the cheapest: as many as the gang needs and some to choose from."""
+    board = turn.board
+    for level in range(standing.COUNT - 1, spared, -1):
+        enough = offer.devices
+        for looked, (_, job_id) in enumerate(board.leavers.by_standing[level]):
+            if looked >= LOOK_MAX and (enough <= 0 or shrink):
+                break
+            entry = board.entries[job_id]
+            if job_id in turn.decisions or (shrink and job_id not in board.leavers.shrinkable) or board.silent(entry):
+                continue
+            enough -= entry.devices
+            yield entry
+
+
+def _unripe_s(turn: Turn, victim: Entry, urgency: int) -> float:
+    """Seconds until `victim` has run long enough to be frozen for so urgent a job."""
+    since_s = victim.view.running_since_s
+    at_once = urgency == standing.PREMIUM and turn.board.standing_of(victim) > urgency
+    return 0.0 if at_once or since_s is None else since_s + turn.board.rules.min_run_s - turn.board.now_s
+
+
+def _frozen(turn: Turn, entry: Entry) -> Leaver:
+    return Leaver(entry, _gains(turn.board, entry.masks), freeze_cost(entry.view))
+
+
+def shrunk(turn: Turn, entry: Entry) -> Leaver | None:
+    """The job on the fewest devices it may be given, of those it has."""
+    return next(_ways_to_shrink(turn, entry, fewest_first=True), None)
+
+
+def _ways_to_shrink(turn: Turn, entry: Entry, *, fewest_first: bool = False) -> Iterator[Leaver]:
+    """The job on ever fewer of its own devices."""
+    job, shape = entry.view, entry.shape
+    for share in reversed(shape.shares) if fewest_first else shape.shares:
+        placement = reshape(job, frozenset(), shape.ranks // share) if shape.ranks // share < entry.devices else None
+        if placement is not None:
+            kept = masks_of(placement)
+            gains = _gains(turn.board, {name: mask & ~kept.get(name, 0) for name, mask in entry.masks.items()})
+            if gains:
+                yield Leaver(entry, gains, job.resize_cost_s * entry.devices, placement)
+
+
+def _gains(board: Board, masks: Masks) -> Masks:
+    """Of these devices, those that somebody could use and nobody has been promised this turn."""
+    gains: Masks = {}
+    for name, mask in masks.items():
+        node = board.nodes.get(name)
+        if node is not None and (gain := mask & node.full & ~(node.taken | node.going | node.promised)):
+            gains[name] = gain
+    return gains
+
+
+# ---- whether it would be enough
+
+
+@dataclass(slots=True)
+class Offer:
+    """What a gang could have without anybody leaving, as far as it could matter, and whether more would be enough."""
+
+    devices: int
+    share: int
+    sizes: tuple[int, ...]  # of the cells, in ranks
+    homes: dict[int, NodeId]
+    together: Together
+    groups: dict[Group, dict[NodeId, int]]
+    totals: dict[Group, int]
+    domains: dict[tuple[Group, str], int]
+    board: Board
+    barred: frozenset[NodeId] = frozenset()
+
+    @staticmethod
+    def of(turn: Turn, entry: Entry, share: int) -> Offer:
+        board, shape = turn.board, entry.shape
+        layer = board.soon.refresh()
+        groups: dict[Group, dict[NodeId, int]] = {}
+        totals: dict[Group, int] = {}
+        domains: dict[tuple[Group, str], int] = {}
+        for group in board.groups(shape):
+            area = layer.area(group)
+            groups[group] = enough_of_each(area, shape, layer) if area is not None and shape.cells else {}
+            totals[group] = area.nodes.total if area is not None else 0
+            if area is not None and shape.together is Together.DOMAIN:
+                domains.update({(group, name): free for free, name in area.by_free})
+        homes = dict(enumerate(entry.view.home))
+        needed, together = shape.ranks // share, shape.together
+        return Offer(needed, share, shape.cells, homes, together, groups, totals, domains, board, shape.barred)
+
+    def fits(self, leavers: Iterable[Leaver]) -> bool:
+        """Whether the gang fits once they have left."""
+        gained: dict[NodeId, int] = {}
+        for leaver in leavers:
+            for name, mask in leaver.gains.items():
+                gained[name] = gained.get(name, 0) + mask.bit_count()
+        return any(self._fits_in(group, gained) for group in self.groups)
+
+    def _fits_in(self, group: Group, gained: dict[NodeId, int]) -> bool:
+        nodes, counts = self.board.nodes, self.board.soon.counts
+        here = {name: count for name, count in gained.items() if self._is_here(name, group)}
+        if self.totals[group] + sum(here.values()) < self.devices:
+            return False
+        if self.sizes:
+            room = dict(self.groups[group])
+            for name, count in here.items():
+                room[name] = counts.get(name, 0) + count
+            for name in self.homes.values():
+                if name in nodes and self._is_here(name, group):
+                    room.setdefault(name, counts.get(name, 0))
+            return pack_cells(self.sizes, room, self.homes, self.share) is not None
+        match self.together:
+            case Together.ANY:
+                return True
+            case Together.NODE:
+                return any(counts.get(name, 0) + count >= self.devices for name, count in here.items())
+            case Together.DOMAIN:
+                by_domain: dict[str, int] = {}
+                for name, count in here.items():
+                    by_domain[nodes[name].domain] = by_domain.get(nodes[name].domain, 0) + count
+                return any(
+                    self.domains.get((group, domain), 0) + count >= self.devices for domain, count in by_domain.items()
+                )
+
+    def _is_here(self, name: NodeId, group: Group) -> bool:
+        return self.board.nodes[name].pool in group and name not in self.barred
+
+
+# ---- the cheapest
+
+
+def cheapest(candidates: Sequence[Leaver], offer: Offer) -> Leavers | None:
+    """The set to ask, or None if even all of them are not enough.
+
+    Standing jobs of a stronger tier are spared first, then device-seconds, then the number of jobs. Up to `EXACT_MAX`
+    candidates the cheapest set is found; beyond, a set from which nobody can be left out.
+    """
+    useful = tuple(candidates)
+    if not useful or not offer.fits(useful):
+        return None
+    sets = _every_set(useful) if len(useful) <= EXACT_MAX else _lean_sets(useful, offer)
+    return next(chosen for chosen in sorted(sets, key=_price) if offer.fits(chosen))
+
+
+def _price(leavers: Leavers) -> tuple[tuple[float, ...], int, tuple[str, ...]]:
+    costs = [0.0] * (len(TIER_ORDER) + 1)
+    for leaver in sorted(leavers, key=lambda one: one.id):
+        costs[_dearness(leaver)] += leaver.cost
+    return tuple(costs), len(leavers), tuple(sorted(leaver.id for leaver in leavers))
+
+
+def _dearness(leaver: Leaver) -> int:
+    """Its tier, and behind them all what is borrowed."""
+    return len(TIER_ORDER) if leaver.entry.borrowed else strength(leaver.entry.view.tier)
+
+
+def _every_set(candidates: Leavers) -> Iterator[Leavers]:
+    for size in range(1, len(candidates) + 1):
+        yield from combinations(candidates, size)
+
+
+def _lean_sets(candidates: Leavers, offer: Offer) -> Iterator[Leavers]:
+    """A lean set out of all candidates, and one out of each of some nodes', where that is enough."""
+    yield _lean(candidates, offer)
+    by_node: dict[NodeId, list[Leaver]] = {}
+    for leaver in sorted(candidates, key=_price_of_one):
+        for name in leaver.gains:
+            by_node.setdefault(name, []).append(leaver)
+    enough = (tuple(there) for there in by_node.values() if offer.fits(there))
+    for there, _ in zip(enough, range(NODES_MAX), strict=False):
+        yield _lean(there, offer)
+
+
+def _lean(candidates: Leavers, offer: Offer) -> Leavers:
+    """Cheapest per device first until it fits, then leave out whoever is not needed, the dearest first."""
+    by_price = tuple(sorted(candidates, key=_price_of_one))
+    fits: Callable[[int], bool] = lambda count: offer.fits(by_price[:count])  # noqa: E731
+    enough = bisect_left(range(len(by_price)), True, key=fits)
+    chosen = by_price[:enough]
+    for candidate in reversed(chosen):
+        rest = tuple(one for one in chosen if one is not candidate)
+        if offer.fits(rest):
+            chosen = rest
+    return chosen
+
+
+def _price_of_one(candidate: Leaver) -> tuple[int, float, JobId]:
+    return (-_dearness(candidate), candidate.cost / candidate.devices, candidate.id)

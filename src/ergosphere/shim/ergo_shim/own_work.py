@@ -1,0 +1,150 @@
+"""The handle a program gets for a reduction of ours: to torch a `Work` like any other."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any, Callable, Final, Optional
+
+from .operation import Operation
+from .sums import GroupSums
+from .turn import nobody
+from .work import Waiting, peer_is_gone
+
+OURS: Final = "ergosphere"  # how the names of our own threads begin
+
+
+def future_class(base: Any) -> Any:
+    """The class of their futures, a subclass of torch's `Future`."""
+
+    class OwnFuture(base):  # type: ignore[misc]
+        """Whoever waits for it helps the reduction on: C++ would only wait, and with the device."""
+
+        work: Any
+
+        def wait(self) -> Any:
+            self.work.wait()
+            return base.wait(self)
+
+    return OwnFuture
+
+
+def own_work_class(base: Any) -> Any:
+    """The class of these handles, a subclass of torch's `Work`."""
+    own_future = future_class(sys.modules["torch"].futures.Future)
+
+    class OwnWork(base):  # type: ignore[misc]
+        """One reduction; `value` is what its future will give."""
+
+        def __init__(self, group: Any, sums: GroupSums, operation: Operation, value: "list[Any]") -> None:
+            base.__init__(self)
+            self._group = group
+            self._sums = sums
+            self._operation = operation
+            self._value = value
+            self._future: Any = None
+
+        # -- what torch calls
+
+        def wait(self, *args: Any, **kwargs: Any) -> bool:
+            with Waiting(self._group.seam):
+                given = args[0] if args else kwargs.get("timeout")
+                self._sums.wait(self._operation, given.total_seconds if given else self._group.limit_s)
+                self._let_go()
+                return True
+
+        def get_future(self) -> Any:
+            if self._future is None:
+                self._future = own_future()
+                self._future.work = self
+                self._sums.follow(self._operation, self._fulfil)
+                self._group.seam.elastic.carry_on()
+            return self._future
+
+        def is_completed(self) -> bool:
+            return self._sums.progress(self._operation)
+
+        def is_success(self) -> bool:
+            return self.is_completed() and self.exception() is None
+
+        def exception(self) -> Optional[BaseException]:
+            return self._operation.error
+
+        def result(self) -> Any:
+            return self._value
+
+        def synchronize(self) -> None:
+            self.wait()
+
+        def block_current_stream(self) -> None:
+            self.wait()
+
+        def source_rank(self) -> int:
+            return -1
+
+        _source_rank = source_rank
+
+        # -- what the group calls
+
+        def settle(self) -> bool:
+            """Does what can be done without waiting. True when the reduction is over."""
+            return self.let_go_if_done()
+
+        def let_go_if_done(self) -> bool:
+            """Forgets the reduction if it is over."""
+            if not self.is_completed():
+                return False
+            self._let_go()
+            return True
+
+        def flush(self) -> None:
+            """Waits, at the end of a backward pass; what went wrong is told to who waits for the handle.
+
+            Not without end: what a peer does before it comes here may need what this rank does after its backward
+            pass. Others see to the reduction then."""
+            elastic = self._group.seam.elastic
+            ground = elastic.ground  # a cut may take it away meanwhile
+            turn = ground.turn if ground is not None else nobody()
+            if not turn.useless and not self._operation.done:
+                with Waiting(self._group.seam):
+                    if not self._sums.wait_a_while(self._operation, lambda: turn.patience_s):
+                        turn.overran()
+            if self._operation.done:
+                self.let_go_if_done()
+            else:
+                elastic.carry_on()
+
+        # -- within
+
+        def _fulfil(self, operation: Operation) -> None:
+            # What the program hung on the future may wait for the next reduction, which our own threads bring about.
+            if threading.current_thread().name.startswith(OURS):
+                threading.Thread(target=self._fulfil_here, args=(operation,), daemon=True).start()
+            else:
+                self._fulfil_here(operation)
+
+        def _fulfil_here(self, operation: Operation) -> None:
+            if operation.error is None:
+                self._future.set_result(self._value)
+            else:
+                if peer_is_gone(operation.error):
+                    self._group.seam.judge(str(operation.error))
+                self._future.set_exception(operation.error)
+
+        def _let_go(self) -> None:
+            self._group.outstanding.pop(id(self), None)
+
+    return OwnWork
+
+
+def flush_with_backward(work: Any) -> bool:
+    """Has `work` waited for at the end of the backward pass that runs now. False outside one.
+
+    Inside a backward pass DDP waits in C++, where nobody could hand the device over; this runs before that."""
+    engine: Any = sys.modules["torch"].autograd.Variable._execution_engine
+    flush: Callable[[], None] = work.flush
+    try:
+        engine.queue_callback(flush)
+        return True
+    except RuntimeError:
+        return False

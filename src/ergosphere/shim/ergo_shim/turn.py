@@ -1,0 +1,178 @@
+"""Turns: ranks that share a device compute one after the other and hand over where they would wait anyway.
+
+A turn is a record lock on a file, which the kernel lifts when its holder dies and which forked children do not inherit.
+Only the thread that began the process takes turns: the others belong to a turn that is already there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+import time
+from collections import deque
+from typing import Any, Final
+
+from .bell import Bell
+
+LOOK_S: Final = 0.02  # how often a rank looks for its turn though nobody has rung
+QUANTUM_S: Final = 2.0  # after which a rank computes beside one that never waits
+QUANTUM_LONG: Final = 4.0  # times the longest turn of late on this device, where turns are long by nature
+FADING: Final = 0.9  # of the longest turn, at each turn
+TURNS_LOOKED_AT: Final = 64
+OVERRUNS_MAX: Final = 8  # of these, after which turns only cost: ranks here wait for each other where nobody sees it
+_LONGEST: Final = struct.Struct("<d")  # in the file of the turn, seconds
+
+
+class Turn:
+    """This rank's part in the turns of its device."""
+
+    def __init__(self, path: str, bell: Bell, others: int) -> None:
+        """`others`: how many more ranks compute on this device."""
+        self._path = path
+        self._bell = bell
+        self._others = others
+        self._file = threading.RLock()  # nobody closes it while another one reads or writes there
+        self._opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._thread = threading.main_thread().ident
+        self._since_s = 0.0
+        self._since_cpu_s = 0.0
+        self._overran: "deque[bool]" = deque(maxlen=TURNS_LOOKED_AT)
+        self._useless = False
+        self.held = False
+        self.waited_s = 0.0
+        self.taken = 0
+
+    @property
+    def useless(self) -> bool:
+        """Whether the ranks of this device keep waiting for each other outside everything that is seen."""
+        return self._useless
+
+    @property
+    def patience_s(self) -> float:
+        """How long another rank of this device may be expected to compute before it waits for something."""
+        return max(QUANTUM_S, QUANTUM_LONG * self._others * self._longest_s())
+
+    def overran(self) -> None:
+        """Nobody handed over in time."""
+        self._overran.append(True)
+        self._useless = self._useless or sum(self._overran) >= OVERRUNS_MAX
+
+    def take(self) -> None:
+        """Waits for the turn, a quantum at most: then goes on without it, beside the one who has it."""
+        if self.held or self._opened < 0 or threading.get_ident() != self._thread or self.useless:
+            return
+        began_s = time.monotonic()
+        while not self._try():
+            seen = self._bell.seen()
+            if self._try():
+                break
+            if time.monotonic() - began_s > self.patience_s:
+                self.overran()
+                return
+            self._bell.wait(seen, LOOK_S)
+        self._since_s, self._since_cpu_s = time.monotonic(), time.process_time()
+        self.waited_s += self._since_s - began_s
+        self.taken += 1
+
+    def give(self) -> None:
+        """Lets the next one on. Nothing happens where this rank does not have the turn."""
+        if not self.held or threading.get_ident() != self._thread:
+            return
+        self._let_go()
+        self._bell.ring()
+
+    def drop(self) -> None:
+        """At a cut, from any thread: gives the turn back and closes the file."""
+        with self._file:
+            opened, self._opened = self._opened, -1
+            self.held = False
+            if opened >= 0:
+                os.close(opened)  # which lifts the lock
+
+    def _try(self) -> bool:
+        with self._file:
+            if self._opened < 0:
+                return True  # dropped meanwhile: nobody to wait for
+            try:
+                fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            self.held = True
+            self._overran.append(False)
+            return True
+
+    def _let_go(self) -> None:
+        self.held = False
+        # Time in which it computed: a turn spent waiting for a mate, unseen, must not make the next one longer.
+        turn_s = min(time.monotonic() - self._since_s, time.process_time() - self._since_cpu_s)
+        with self._file:
+            if self._opened < 0:
+                return  # dropped meanwhile
+            try:
+                os.pwrite(self._opened, _LONGEST.pack(max(FADING * self._longest_s(), turn_s)), 0)
+            except OSError:
+                pass  # no room for eight bytes: turns are taken all the same
+            fcntl.lockf(self._opened, fcntl.LOCK_UN)
+
+    def _longest_s(self) -> float:
+        with self._file:
+            told = os.pread(self._opened, _LONGEST.size, 0) if self._opened >= 0 else b""
+        return float(_LONGEST.unpack(told)[0]) if len(told) == _LONGEST.size else 0.0
+
+    def told_ms(self) -> float:
+        """Mean milliseconds waited for a turn."""
+        return 1000 * self.waited_s / self.taken if self.taken else 0.0
+
+
+class Alive:
+    """A lock that says this rank lives, and a look at those of others."""
+
+    def __init__(self, folder: str, prefix: str, me: int) -> None:
+        self._stem = os.path.join(folder, prefix)
+        self._opened = os.open(self._file(me), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._me = me
+
+    def is_gone(self, rank: int) -> bool:
+        """Whether that rank began and lives no more."""
+        if rank == self._me:
+            return False
+        try:
+            opened = os.open(self._file(rank), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(opened)
+
+    def drop(self) -> None:
+        """Says no more."""
+        os.close(self._opened)
+
+    def _file(self, rank: int) -> str:
+        return "%salive.%d" % (self._stem, rank)
+
+
+def nobody() -> Any:
+    """A turn for ranks that have a device of their own."""
+    return _Nobody()
+
+
+class _Nobody:
+    held, useless, taken, patience_s = False, False, 0, QUANTUM_S
+
+    def take(self) -> None: ...
+
+    def overran(self) -> None: ...
+
+    def give(self) -> None: ...
+
+    def drop(self) -> None: ...
+
+    def told_ms(self) -> float:
+        return 0.0

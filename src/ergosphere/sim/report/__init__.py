@@ -1,0 +1,1 @@
+"""What a run is told as: figures, a table on the terminal, CSV, one HTML page with plots."""

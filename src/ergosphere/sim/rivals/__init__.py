@@ -1,0 +1,1 @@
+"""Schedulers of others, from their papers, as judges of the same simulator."""

@@ -1,0 +1,234 @@
+"""Streams out of a vault, into files or memory. Every chunk is verified before a byte of it is written anywhere.
+
+Chunks are read in the order they lie in their packs, neighbours in one request, by a few workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ergosphere.snapshots.chunk_index import ChunkIndex
+from ergosphere.snapshots.copying import PRIVATE_MODE
+from ergosphere.snapshots.errors import Damaged, NotFound
+from ergosphere.snapshots.packs import ChunkReader
+from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
+from ergosphere.snapshots.sealing import Bytes
+from ergosphere.snapshots.vault import Vault
+
+RUN_SIZE: Final = 17 << 20  # bytes asked for at once: a whole pack, if all of it is wanted
+GAP: Final = 64 << 10  # bytes between two chunks that are read along rather than asked for apart
+WORKERS_MAX: Final = 4  # what was read and what was opened: 140 MB in all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Places:
+    """Where each chunk must go: target number and offset, sorted by chunk; [first[c], first[c+1]) are those of c."""
+
+    target: list[int]
+    offset: list[int]
+    first: list[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Chunks of one pack that are read together: rows of `index`, and their numbers in the recipe."""
+
+    index: ChunkIndex
+    rows: NDArray[np.int64]
+    chunks: list[int]
+
+
+def fetch_streams(vault: Vault, recipe: Recipe, dests: Mapping[str, Path]) -> int:
+    """Write streams (digest → absent file); bytes read from the store. On failure none of the files is left.
+
+    Errors: Damaged (naming the snapshot), StoreError, OSError.
+    """
+    streams = [stream for stream in recipe.streams if stream.digest in dests]
+    files: list[int] = []
+    made: list[Path] = []
+    try:
+        for stream in streams:
+            dest = dests[stream.digest]
+            files.append(os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
+            made.append(dest)
+            os.ftruncate(files[-1], stream.size)
+        return _fill(vault, recipe, streams, _FileTargets(files))
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
+
+
+def read_stream(vault: Vault, recipe: Recipe, stream: StreamPart) -> bytes:
+    """One stream in memory. Errors: Damaged (naming the snapshot), StoreError."""
+    content = bytearray(stream.size)
+    _fill(vault, recipe, [stream], _MemoryTarget(content))
+    return bytes(content)
+
+
+class _FileTargets:
+    def __init__(self, files: Sequence[int]) -> None:
+        self._files = files
+
+    def write(self, target: int, offset: int, content: list[Bytes]) -> None:
+        while True:
+            count = os.pwritev(self._files[target], content, offset)
+            left = sum(map(len, content)) - count
+            if not left:
+                return
+            content, offset = [b"".join(content)[count:]], offset + count
+
+
+class _MemoryTarget:
+    def __init__(self, content: bytearray) -> None:
+        self._content = content
+
+    def write(self, target: int, offset: int, content: list[Bytes]) -> None:
+        for piece in content:
+            self._content[offset : offset + len(piece)] = piece
+            offset += len(piece)
+
+
+Targets = _FileTargets | _MemoryTarget
+
+
+def _fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: Targets) -> int:
+    wanted, places = _places(recipe, streams)
+    runs = list(_runs(vault, recipe, wanted))
+    work = _Fetch(vault, recipe.freeze, places, targets)
+    if len(runs) <= 1:
+        return sum(work.fetch(run) for run in runs)
+    workers = min(WORKERS_MAX, (os.cpu_count() or 1) + 1, len(runs))
+    with ThreadPoolExecutor(workers, thread_name_prefix="get") as pool:
+        futures = [pool.submit(work.fetch, run) for run in runs]
+        try:
+            return sum(future.result() for future in futures)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _places(recipe: Recipe, streams: Sequence[StreamPart]) -> tuple[NDArray[np.int64], _Places]:
+    """Numbers of the chunks these streams need, each once and sorted, and where they go."""
+    chunks, targets, offsets = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for number, stream in enumerate(streams):
+        chunk, length = recipe.spans(stream)
+        offset = np.cumsum(length, dtype=np.int64) - length
+        real = chunk != ZEROS
+        chunks.append(chunk[real])
+        targets.append(np.full(int(real.sum()), number, np.int64))
+        offsets.append(offset[real])
+    chunk = np.concatenate(chunks)
+    order = np.argsort(chunk, kind="stable")
+    wanted, first = np.unique(chunk[order], return_index=True)
+    firsts = [*first.tolist(), len(chunk)]
+    target, offset = np.concatenate(targets)[order], np.concatenate(offsets)[order]
+    return wanted.astype(np.int64), _Places(target.tolist(), offset.tolist(), firsts)
+
+
+def _runs(vault: Vault, recipe: Recipe, wanted: NDArray[np.int64]) -> Iterator[_Run]:
+    """Where the chunks lie, in requests. `chunks` of a run are positions in `wanted`."""
+    found, lost = vault.places(recipe.names[wanted])
+    if lost:
+        raise Damaged(f"{lost} chunk(s)", recipe.freeze, "is missing" if lost == 1 else "are missing")
+    for place in found:
+        yield from _runs_in(place.index, place.rows, place.which)
+
+
+def _runs_in(index: ChunkIndex, rows: NDArray[np.int64], places: NDArray[np.intp]) -> Iterator[_Run]:
+    table = index.rows[rows]
+    owner = index.owner[rows]
+    order = np.lexsort((table["at"], owner))
+    rows, places, owner = rows[order], places[order], owner[order]
+    start = table["at"][order].astype(np.int64)
+    end = start + table["stored"][order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (start[1:] > end[:-1] + GAP)
+    first = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or new[i] or end[i] - start[first] > RUN_SIZE:
+            yield _Run(index, rows[first:i], places[first:i].tolist())
+            first = i
+
+
+class _Fetch:
+    """One fetch: shared by its workers."""
+
+    def __init__(self, vault: Vault, freeze: str, places: _Places, targets: Targets) -> None:
+        self._vault = vault
+        self._freeze = freeze
+        self._places = places
+        self._targets = targets
+
+    def fetch(self, run: _Run) -> int:
+        """Bytes read. One bad read is read once more; a copy that lies nearer than the store is not trusted twice."""
+        pack_id = run.index.packs[int(run.index.owner[run.rows[0]])]
+        try:
+            return self._fetch(run, pack_id)
+        except Damaged:
+            self._vault.store.forget(self._vault.pack_key(pack_id))
+        return self._fetch(run, pack_id)
+
+    def _fetch(self, run: _Run, pack_id: bytes) -> int:
+        table = run.index.rows[run.rows]
+        start = int(table["at"][0])
+        size = int(table["at"][-1]) + int(table["stored"][-1]) - start
+        try:
+            content = memoryview(self._vault.store.get_range(self._vault.pack_key(pack_id), start, size))
+        except NotFound:
+            raise Damaged(f"pack {pack_id.hex()}", self._freeze, "is missing") from None
+        try:
+            self._open(run, ChunkReader(self._vault.sealer, self._vault.naming, pack_id), content, start)
+        except Damaged as error:
+            raise Damaged(f"{error.which} in pack {pack_id.hex()}", self._freeze, error.how) from None
+        return size
+
+    def _open(self, run: _Run, reader: ChunkReader, content: memoryview, start: int) -> None:
+        table = run.index.rows[run.rows]
+        names = table["name"].tobytes()
+        columns = (table["at"].tolist(), table["stored"].tolist(), table["size"].tolist(), table["kind"].tolist())
+        writer = _Writer(self._targets)
+        first, target, offset = self._places.first, self._places.target, self._places.offset
+        for i, (at, stored, size, kind) in enumerate(zip(*columns, strict=True)):
+            held = content[at - start : at - start + stored]
+            chunk = reader.read(names[32 * i : 32 * i + 32], at, size, kind, held)
+            place = run.chunks[i]
+            for p in range(first[place], first[place + 1]):
+                writer.write(target[p], offset[p], chunk)
+        writer.flush()
+
+
+class _Writer:
+    """Joins writes that follow each other: neighbours in a pack mostly are neighbours in their stream."""
+
+    PIECES_MAX: Final = 256  # of one system call
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self._target = -1
+        self._start = self._end = 0
+        self._pieces: list[Bytes] = []
+
+    def write(self, target: int, offset: int, content: Bytes) -> None:
+        if target != self._target or offset != self._end or len(self._pieces) >= self.PIECES_MAX:
+            self.flush()
+            self._target, self._start, self._end = target, offset, offset
+        self._pieces.append(content)
+        self._end += len(content)
+
+    def flush(self) -> None:
+        if self._pieces:
+            self._targets.write(self._target, self._start, self._pieces)
+            self._pieces = []

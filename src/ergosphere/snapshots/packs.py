@@ -1,0 +1,185 @@
+"""The bytes of a pack: many chunks in one object, then a table of them, then where the table begins.
+
+    head   8 magic, 2 version, 2 mode, 4 zero, 16 pack id
+    chunks one after the other, each encrypted by itself
+    table  one row a chunk (`ROW`), encrypted or with a keyed hash
+    foot   4 bytes of the table, 4 rows, 8 magic
+
+A pack can be read without any index, so every index can be made again from the packs.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from numpy.typing import NDArray
+
+from ergosphere.snapshots.errors import Damaged, TooNew
+from ergosphere.snapshots.sealing import ENCRYPTED, PLAIN, Bytes, Sealer
+from ergosphere.system import fresh_bytes
+
+MAGIC: Final = b"ERGOPACK"
+END: Final = b"PACKEND1"
+VERSION: Final = 1
+HEAD: Final = struct.Struct("<8sHH4x16s")
+FOOT: Final = struct.Struct("<II8s")
+ID_SIZE: Final = 16
+PACK_SIZE: Final = 16 << 20  # bytes; what one worker gathers before it writes
+CHUNK_SIZE_MAX: Final = 256 << 10  # bytes; longer ones are not written and not believed
+TABLE_ROOM: Final = 2 << 20  # bytes kept free for rows and foot
+ROWS_MAX: Final = (TABLE_ROOM - 64) // 48
+RAW, ZSTD = 0, 1
+SAMPLE: Final = 2048  # bytes of a chunk that tell whether compressing it pays
+PAYS: Final = 0.9  # of its size at most, or the chunk stays as it is
+LEVEL: Final = 1
+
+ROW: Final = np.dtype(
+    [("name", "<u8", (4,)), ("at", "<u4"), ("stored", "<u4"), ("size", "<u4"), ("kind", "u1"), ("pad", "V3")]
+)
+
+Rows = NDArray[Any]  # of ROW
+
+
+def name_of(content: Bytes, naming: bytes) -> bytes:
+    """The keyed name of a chunk."""
+    return blake3(content, key=naming).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A finished pack: `content` is only good until its builder begins the next one."""
+
+    id: bytes
+    content: memoryview
+    rows: Rows
+
+
+class PackBuilder:
+    """Gathers chunks in one buffer of its own, over and over. One thread's."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self._buffer = memoryview(bytearray(PACK_SIZE + CHUNK_SIZE_MAX + TABLE_ROOM))
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self._rows: list[tuple[bytes, int, int, int, int]] = []
+        self._end = 0
+        self._begin()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._rows) and (self._end >= PACK_SIZE or len(self._rows) >= ROWS_MAX)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._rows
+
+    def add(self, name: bytes, content: memoryview) -> int:
+        """Take one chunk in; the bytes it takes. The pack must not be full."""
+        assert len(content) <= CHUNK_SIZE_MAX, "chunking cuts smaller"
+        if not self._rows:
+            self._begin()
+        kind, packed = self._packed(content)
+        stored = len(packed) + self._cipher.overhead
+        at = self._end
+        self._cipher.write(at, packed, self._buffer[at : at + stored])
+        self._rows.append((name, at, stored, len(content), kind))
+        self._end = at + stored
+        return stored
+
+    def finish(self) -> Sealed:
+        """The pack as it is stored, and its rows; the builder begins anew with the next `add`."""
+        rows = make_rows(self._rows)
+        table = self._cipher.seal_table(rows.tobytes())
+        foot = FOOT.pack(len(table), len(rows), END)
+        end = self._end + len(table) + len(foot)
+        self._buffer[self._end : end] = table + foot
+        sealed = Sealed(self._id, self._buffer[:end], rows)
+        self._rows = []
+        return sealed
+
+    def _begin(self) -> None:
+        self._id = fresh_bytes(ID_SIZE)
+        self._cipher = self._sealer.pack(self._id)
+        mode = ENCRYPTED if self._sealer.encrypted else PLAIN
+        self._buffer[: HEAD.size] = HEAD.pack(MAGIC, VERSION, mode, self._id)
+        self._end = HEAD.size
+
+    def _packed(self, content: memoryview) -> tuple[int, Bytes]:
+        middle = max(0, len(content) // 2 - SAMPLE // 2)
+        sample = content[middle : middle + SAMPLE]
+        if len(self._compressor.compress(sample)) > PAYS * len(sample):
+            return RAW, content
+        packed = self._compressor.compress(content)
+        return (ZSTD, packed) if len(packed) <= PAYS * len(content) else (RAW, content)
+
+
+def make_rows(chunks: list[tuple[bytes, int, int, int, int]]) -> Rows:
+    """Rows from (name, at, stored, size, kind)."""
+    rows = np.zeros(len(chunks), ROW)
+    if chunks:
+        names, at, stored, size, kind = zip(*chunks, strict=True)
+        rows["name"] = np.frombuffer(b"".join(names), "<u8").reshape(-1, 4)
+        rows["at"], rows["stored"], rows["size"], rows["kind"] = at, stored, size, kind
+    return rows
+
+
+def table_span(foot: bytes, size: int, which: str) -> tuple[int, int]:
+    """[start, end) of the table in a pack of `size` bytes whose last bytes are `foot`. Errors: Damaged."""
+    try:
+        length, count, magic = FOOT.unpack(foot)
+    except struct.error:
+        raise Damaged(which, how="is cut short") from None
+    start = size - FOOT.size - length
+    if magic != END or start < HEAD.size or length < count * ROW.itemsize:
+        raise Damaged(which, how="is cut short or damaged")
+    return start, start + length
+
+
+def read_table(sealed: bytes, pack_id: bytes, sealer: Sealer, which: str) -> Rows:
+    """Rows of a pack from its sealed table. Errors: Damaged, Forged."""
+    table = sealer.pack(pack_id).open_table(sealed, which)
+    if len(table) % ROW.itemsize:
+        raise Damaged(which, how="has a table of odd length")
+    return np.frombuffer(table, ROW)
+
+
+def check_head(head: bytes, pack_id: bytes, which: str) -> None:
+    """Errors: Damaged, TooNew."""
+    try:
+        magic, version, _, found = HEAD.unpack(head)
+    except struct.error:
+        raise Damaged(which, how="is cut short") from None
+    if magic != MAGIC or found != pack_id:
+        raise Damaged(which, how="is not the pack it is named after")
+    if version > VERSION:
+        raise TooNew("pack", version, VERSION)
+
+
+class ChunkReader:
+    """Opens chunks of one pack. One thread's."""
+
+    def __init__(self, sealer: Sealer, naming: bytes, pack_id: bytes) -> None:
+        self._cipher = sealer.pack(pack_id)
+        self._naming = naming
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def read(self, name: bytes, at: int, size: int, kind: int, stored: memoryview) -> Bytes:
+        """The chunk, verified against its name. Errors: Damaged."""
+        try:
+            content = self._cipher.read(at, stored)
+            if kind == ZSTD:
+                content = self._decompressor.decompress(content, max_output_size=min(size, CHUNK_SIZE_MAX))
+        except (InvalidTag, zstandard.ZstdError, ValueError):
+            raise Damaged("a chunk", how="was damaged or was not written with this key") from None
+        if len(content) != size or name_of(content, self._naming) != name:
+            raise Damaged("a chunk")
+        return content

@@ -1,0 +1,335 @@
+"""One project's chunks in a store: its head, its keys, and the index of what lies where.
+
+Writing is in `putting`, reading in `getting`, forgetting in `collect`, checking in `fsck`. The index in the store is
+only a copy: it is made again from the packs wherever it is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, Part, decode, part_of
+from ergosphere.snapshots.documents import canonical
+from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, TooNew, WrongKey, read_again
+from ergosphere.snapshots.keys import KeyRing
+from ergosphere.snapshots.packs import FOOT, Rows, read_table, table_span
+from ergosphere.snapshots.recipes import Recipe
+from ergosphere.snapshots.recipes import decode as decode_recipe
+from ergosphere.snapshots.sealing import Sealer
+from ergosphere.snapshots.store import Store, Stored, now_s
+from ergosphere.system import fresh_bytes
+
+VAULTS: Final = "vaults/"
+VAULT_VERSION: Final = 1
+SALT_SIZE: Final = 16  # bytes
+
+log = logging.getLogger(__name__)
+
+
+def vault_root(project: str) -> str:
+    """Below this a store keeps a project's vault. The name itself is in the vault's head."""
+    return f"{VAULTS}{blake3(project.encode()).hexdigest()[:16]}"
+
+
+def open_vault(store: Store, project: str, ring: KeyRing | None) -> Vault:
+    """A project's vault, made if it is not there yet. Without a key it is made unencrypted.
+
+    Errors: MissingKey, WrongKey, TooNew, Damaged, StoreError.
+    """
+    key = ring.project(project) if ring else None
+    try:
+        head = _parse_head(store.get(f"{vault_root(project)}/head"), project)
+    except NotFound:
+        head = _make_head(store, project, key)
+    if head["encrypted"] and key is None:
+        raise MissingKey(
+            f"the snapshots of project {project} are encrypted", "give their key: ERGO_KEY_FILE names its file"
+        )
+    sealer = Sealer(key if head["encrypted"] else None, bytes.fromhex(head["salt"]))
+    if sealer.check() != head["check"]:
+        raise WrongKey(
+            f"the snapshots of project {project} are encrypted with another key", "give the key they were stored with"
+        )
+    return Vault(store, project, sealer)
+
+
+def projects(store: Store) -> list[str]:
+    """Every project that has a vault here. Errors: StoreError, Damaged."""
+    heads = [stored.key for stored in store.list(VAULTS) if stored.key.endswith("/head")]
+    return [str(_parse_head(store.get(key), key)["project"]) for key in heads]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Chunks that lie in packs of one index: its rows, and which of the names asked for each of them is."""
+
+    index: ChunkIndex
+    rows: NDArray[np.int64]
+    which: NDArray[np.int64]
+
+
+class Vault:
+    """An open vault. Any thread may use it; keep one for a project in a process."""
+
+    def __init__(self, store: Store, project: str, sealer: Sealer) -> None:
+        self.store = store
+        self.project = project
+        self.sealer = sealer
+        self.naming = sealer.naming
+        self.root = vault_root(project)
+        self._lock = threading.Lock()
+        self._parts: dict[str, Part] = {}  # by index key, or pack key where no index has it
+        self._known: ChunkIndex | None = None
+        self._built: tuple[frozenset[str], frozenset[bytes]] = (frozenset(), frozenset())  # what `_known` is made of
+        self._doubtful: ChunkIndex = ChunkIndex()
+        self.troubles: dict[str, str] = {}  # what could not be read of index and packs, by key
+
+    # ── where things are ────────────────────────────────────────────────────────────────────────────────────────
+
+    def pack_key(self, pack_id: bytes) -> str:
+        name = pack_id.hex()
+        return f"{self.root}/packs/{name[:2]}/{name}"
+
+    def doomed_key(self, pack_id: bytes) -> str:
+        return f"{self.root}/doomed/{pack_id.hex()}"
+
+    def recipe_key(self, name: str) -> str:
+        return f"{self.root}/recipes/{name}"
+
+    def list_packs(self) -> Iterator[Stored]:
+        return self.store.list(f"{self.root}/packs/")
+
+    def list_doomed(self) -> Iterator[Stored]:
+        return self.store.list(f"{self.root}/doomed/")
+
+    def list_recipes(self) -> Iterator[Stored]:
+        return self.store.list(f"{self.root}/recipes/")
+
+    # ── the index ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def index(self) -> ChunkIndex:
+        """What a writer may rely on: chunks in packs that are listed and not doomed."""
+        if self._known is None:
+            self.refresh()
+        assert self._known is not None
+        return self._known
+
+    @property
+    def doubtful(self) -> ChunkIndex:
+        """Chunks in packs that are doomed or not listed: a reader may still find them there."""
+        return self._doubtful
+
+    def refresh(self) -> None:
+        """Read what others wrote since. Errors: StoreError."""
+        with self._lock:
+            self.troubles = {}
+            doomed = self.doomed()
+            listed = self.pack_sizes()
+            self._load_parts(listed)
+            self._rebuild(listed.keys() - doomed, set(listed) | self._all_packs())
+
+    def reload(self) -> None:
+        """Forget what is in memory and read everything again. Errors: StoreError."""
+        with self._lock:
+            self._parts, self._known = {}, None
+        self.refresh()
+
+    def doomed(self) -> set[bytes]:
+        """Packs that a sweep is about to delete."""
+        return {id_of(stored.key) for stored in self.list_doomed()}
+
+    def pack_sizes(self) -> dict[bytes, int]:
+        """Every pack in the store, with its bytes."""
+        return {id_of(stored.key): stored.size for stored in self.list_packs()}
+
+    def now_s(self) -> float:
+        """The store's own time. Errors: Busy, StoreError."""
+        return now_s(self.store, f"{self.root}/clock")
+
+    def publish(self, packs: list[tuple[bytes, Rows]]) -> None:
+        """Store index rows of packs that are in the store already, and know them."""
+        if not packs:
+            return
+        part = part_of(packs)
+        key = self._put_part(part)
+        with self._lock:
+            self._parts[key] = part
+            good = set(self._known.packs if self._known else ()) | set(part.packs)
+            self._rebuild(good, self._all_packs())
+
+    def rewrite_index(self, keep: set[bytes]) -> int:
+        """Store all rows of the packs in `keep` as few objects, then remove the others; how many were removed.
+
+        An index that was written meanwhile stays.
+        """
+        with self._lock:
+            known = self._parts.keys() | self.troubles.keys()
+            old = [stored.key for stored in self.store.list(f"{self.root}/index/") if stored.key in known]
+            merged = ChunkIndex(self._parts.values(), without=self._all_packs() - keep)
+            self._parts = {self._put_part(part): part for part in merged.parts()}
+            for key in old:
+                self.store.delete(key)
+            self._rebuild(keep, self._all_packs())
+            return len(old)
+
+    def index_parts(self) -> int:
+        """How many objects the index takes in the store, as of the last `refresh`."""
+        return sum("/index/" in key for key in self._parts)
+
+    def all_parts(self) -> list[Part]:
+        with self._lock:
+            return list(self._parts.values())
+
+    def known_packs(self) -> set[bytes]:
+        """Packs whose rows are known, doomed ones and vanished ones among them."""
+        with self._lock:
+            return self._all_packs()
+
+    def read_rows(self, pack_id: bytes, size: int) -> Rows:
+        """What a pack says it holds, without any index. Errors: Damaged, StoreError."""
+        which = f"pack {pack_id.hex()}"
+        key = self.pack_key(pack_id)
+        foot = self.store.get_range(key, max(0, size - FOOT.size), FOOT.size)
+        start, end = table_span(foot, size, which)
+        return read_table(self.store.get_range(key, start, end - start), pack_id, self.sealer, which)
+
+    def places(self, names: Names) -> tuple[list[Place], int]:
+        """Where chunks lie, for a reader, in packs that will stay first; and how many are nowhere.
+
+        What others wrote is read first where one is not known. Errors: StoreError.
+        """
+        if (self.index.find(names) == NOWHERE).any():
+            self.refresh()
+        found: list[Place] = []
+        wanted = np.arange(len(names))
+        for index in (self.index, self.doubtful):
+            rows = index.find(names[wanted])
+            there = rows != NOWHERE
+            if there.any():
+                found.append(Place(index, rows[there], wanted[there]))
+            wanted = wanted[~there]
+        return found, len(wanted)
+
+    # ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put_recipe(self, recipe: Recipe) -> None:
+        key = self.recipe_key(recipe.key)
+        self.store.put(key, self.sealer.seal(recipe.encode(), key))
+
+    def recipe_bytes(self, name: str) -> bytes:
+        """A recipe as `recipes.decode` reads it. Errors: NotFound, Forged, Damaged, StoreError."""
+        key = self.recipe_key(name)
+        return read_again(lambda: self.sealer.unseal(self.store.get(key), key, f"the recipe {name}"))
+
+    def recipe(self, name: str) -> Recipe:
+        """Errors: NotFound, Forged, Damaged, TooNew, StoreError."""
+        return decode_recipe(self.recipe_bytes(name), f"the recipe {name}")
+
+    def recipe_names(self) -> Iterator[str]:
+        """`<freeze>.<cell>` of every recipe."""
+        for stored in self.list_recipes():
+            yield stored.key.rpartition("/")[2]
+
+    def recipes_by_age(self) -> list[str]:
+        """Recipe names, the newest first."""
+        found = sorted(self.list_recipes(), key=lambda stored: -stored.written_s)
+        return [stored.key.rpartition("/")[2] for stored in found]
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _load_parts(self, listed: dict[bytes, int]) -> None:
+        keys = [stored.key for stored in self.store.list(f"{self.root}/index/")]
+        gone = [key for key in self._parts if "/index/" in key and key not in keys]
+        for key in keys:
+            if key not in self._parts:
+                self._load_part(key)
+        covered = self._all_packs(but=gone)
+        for pack_id in listed.keys() - covered:
+            self._load_pack(pack_id, listed[pack_id])
+        for key in gone:
+            del self._parts[key]
+
+    def _load_part(self, key: str) -> None:
+        """A damaged part of the index is left out: its packs are then read themselves."""
+        try:
+            content = self.sealer.unseal(self.store.get(key), key, f"the index {key}")
+            self._parts[key] = decode(content, f"the index {key}")
+        except NotFound:
+            return
+        except Damaged as error:
+            self.troubles[key] = error.cause
+            log.warning("%s: it is made again from the packs", error.cause)
+
+    def _load_pack(self, pack_id: bytes, size: int) -> None:
+        try:
+            self._parts[self.pack_key(pack_id)] = part_of([(pack_id, self.read_rows(pack_id, size))])
+        except (Damaged, NotFound) as error:
+            self.troubles[self.pack_key(pack_id)] = error.cause
+            log.warning("%s: its chunks count as missing", error.cause)
+
+    def _all_packs(self, but: list[str] | None = None) -> set[bytes]:
+        return {pack for key, part in self._parts.items() if key not in (but or ()) for pack in part.packs}
+
+    def _rebuild(self, good: set[bytes], every: set[bytes]) -> None:
+        built = (frozenset(self._parts), frozenset(good))
+        if self._known is not None and built == self._built:
+            return
+        self._built = built
+        parts = list(self._parts.values())
+        self._known = ChunkIndex(parts, without=every - good)
+        bad = every - good
+        self._doubtful = ChunkIndex(parts, without=every - bad) if bad & self._all_packs() else ChunkIndex()
+
+    def _put_part(self, part: Part) -> str:
+        key = f"{self.root}/index/{fresh_bytes(SALT_SIZE).hex()}"
+        self.store.put(key, self.sealer.seal(part.encode(), key))
+        return key
+
+
+def id_of(key: str) -> bytes:
+    """The pack a key names."""
+    try:
+        return bytes.fromhex(key.rpartition("/")[2])
+    except ValueError:
+        return b""  # a stranger's file: no pack has this id
+
+
+def _make_head(store: Store, project: str, key: bytes | None) -> dict[str, Any]:
+    sealer = Sealer(key, fresh_bytes(SALT_SIZE))
+    head = {
+        "ergosphere": "vault",
+        "version": VAULT_VERSION,
+        "project": project,
+        "encrypted": key is not None,
+        "salt": sealer.salt.hex(),
+        "check": sealer.check(),
+    }
+    place = f"{vault_root(project)}/head"
+    store.put(place, canonical(head), if_absent=True)
+    return _parse_head(store.get(place), project)
+
+
+def _parse_head(content: bytes, project: str) -> dict[str, Any]:
+    which = f"the head of project {project}'s vault"
+    try:
+        head = json.loads(content)
+        if head["ergosphere"] != "vault":
+            raise Damaged(which, how="is not one")
+        if head["version"] > VAULT_VERSION:
+            raise TooNew("vault", head["version"], VAULT_VERSION)
+        bytes.fromhex(head["salt"])
+        if isinstance(head["encrypted"], bool) and isinstance(head["check"], str):
+            return dict(head)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(which, how="is not readable") from error
+    raise Damaged(which, how="is not readable")

@@ -1,0 +1,73 @@
+import pytest
+
+from ergosphere.cli.columns import Cell, Column, Row, fitted, table
+from ergosphere.cli.views import nodes_view, places, queue_view
+from ergosphere.wire.jobs import JobInfo, NodeInfo
+
+
+def job(**more):
+    said = {
+        "id": "3fa2b1c0",
+        "name": "digits",
+        "project": "default",
+        "tier": "standard",
+        "ranks": 4,
+        "phase": "running",
+        "command": ("python", "a.py"),
+        "submitted_s": 0.0,
+        "started_s": 10.0,
+        "nodes": ("node-0", "node-0", "node-1", "node-1"),
+    }
+    return JobInfo.model_validate(said | more)
+
+
+JOBS = [
+    job(moves=2, recoveries=1, paused_total_s=20.0),
+    job(id="aa00bb11", name="a-long-name-of-a-job-that-goes-on-and-on", phase="succeeded", ended_s=5000.0, lost_s=3),
+    job(id="cc22dd33", name="big", phase="waiting", started_s=None, nodes=(), reason="needs 4 devices, 1 is free " * 4),
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_the_queue_fits_its_terminal(width):
+    lines = queue_view(JOBS, 4000.0, width).plain.split("\n")
+    assert max(len(line) for line in lines) <= width
+    assert "ID" in lines[0] and "PHASE" in lines[0]
+    assert lines[1].startswith("3fa2b1c0  digits")
+
+
+def test_at_a_hundred_columns_the_promises_are_seen():
+    lines = queue_view(JOBS, 4000.0, 100).plain.split("\n")
+    for title in ("NAME", "RANKS", "WHERE", "RUN", "TOTAL", "LOST", "MOVES"):
+        assert title in lines[0]
+
+
+def test_a_reason_is_read_word_for_word_at_any_width():
+    text = queue_view(JOBS, 4000.0, 50).plain
+    words = " ".join(text[text.index("└") + 1 :].split())
+    assert words == " ".join(JOBS[2].reason.split())
+
+
+def test_what_another_wrote_cannot_break_the_table():
+    lines = queue_view([job(reason="a\x1b[2J\nb", phase="waiting")], 4000.0, 100).plain
+    assert "\x1b" not in lines and "a\\x1b[2J\\nb" in lines
+
+
+def test_the_least_needed_column_goes_first_and_names_shrink_before_that():
+    columns = (Column("ID"), Column("NAME", floor=4), Column("MORE", 1), Column("LESS", 2))
+    rows = [Row((Cell("12"), Cell("abcdefghij"), Cell("more"), Cell("less")))]
+    assert [i for i, _ in fitted(columns, rows, 28)] == [0, 1, 2, 3]
+    assert dict(fitted(columns, rows, 24))[1] == 8
+    assert [i for i, _ in fitted(columns, rows, 18)] == [0, 1, 2]
+    assert "abc…" in table(columns, rows, 8).plain
+
+
+def test_ranks_on_one_node_are_counted():
+    assert places(("node-1", "node-0", "node-1")) == "node-0, node-1 ×2"
+    assert places(()) == "-"
+
+
+def test_a_nodes_devices_are_drawn():
+    node = NodeInfo(id="node-0", devices=2, used=("3fa2b1c0", None), ready=True, draining=True, lease_left_s=9.0)
+    text = nodes_view([node], {"3fa2b1c0": "digits"}, 80).plain
+    assert "draining" in text and "1/2" in text and "■□ digits" in text

@@ -1,0 +1,169 @@
+"""Sweeps and checks of a service's store: what the ledger dropped goes, what it needs stays, whatever clocks say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.control.hand_clock import HandClock
+from tests.control.test_lives import add_job
+from tests.snapshots.vaultkit import Cell
+
+from ergosphere import system
+from ergosphere.control import inspecting
+from ergosphere.control.leases import Leases
+from ergosphere.control.ledger.database import open_database
+from ergosphere.control.ledger.tables import EventRow, SnapshotRow
+from ergosphere.control.service import Closing, Identity, Service, assemble
+from ergosphere.control.tidy import Tidy
+from ergosphere.core.model import Phase
+from ergosphere.core.policy.rules import Rules
+from ergosphere.engines.local import LocalEngine
+from ergosphere.snapshots import records
+from ergosphere.snapshots.blobs import blob_key, put_blob
+from ergosphere.snapshots.depot import open_depot
+from ergosphere.snapshots.digests import digest_bytes
+from ergosphere.snapshots.errors import StoreUnreachable
+from ergosphere.snapshots.records import Swept
+from ergosphere.snapshots.remote import marker
+from ergosphere.wire.snapshots import FsckRequest
+
+
+class Failing(Tidy):
+    """Every sweep fails in another way; then the service ends."""
+
+    def sweep(self) -> int:
+        raise FAULTS.pop()
+
+
+class Ending(threading.Event):
+    """Set once every fault was met."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return not FAULTS
+
+
+FAULTS: list[Exception] = []
+
+
+def test_a_sweep_that_fails_is_logged_and_the_next_one_follows(caplog: pytest.LogCaptureFixture) -> None:
+    FAULTS[:] = [OSError("no space"), StoreUnreachable("the store is away"), KeyError("a bug")]
+    Failing(service=None)._run(Ending())
+    assert not FAULTS
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"]
+
+
+# ── a service with a store, without a server process ───────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(system.SystemClock().now())
+
+
+@pytest.fixture
+def service(tmp_path: Path, clock: HandClock) -> Iterator[Service]:
+    home = tmp_path / "home"
+    depot = open_depot(home)
+    made = assemble(
+        Identity(home, "f", "10.99", 1, 0.0),
+        clock,
+        open_database(home / "ledger.db"),
+        depot,
+        LocalEngine(home, 0, 0, clock, {}),
+        Closing(leave=lambda: None),
+        leases=Leases(clock),
+        rules=Rules(),
+        new_id=system.short_id,
+    )
+    add_job(made.ledger, Phase.RUNNING)
+    yield made
+    made.ledger.close()
+
+
+@pytest.fixture
+def three(service: Service, tmp_path: Path) -> Cell:
+    """Snapshots s1, s2, s3 of the job, all remote."""
+    cell = Cell(tmp_path / "cell")
+    for number in (1, 2, 3):
+        keep(service, cell, f"s{number}", number)
+    return cell
+
+
+def keep(service: Service, cell: Cell, name: str, number: int) -> None:
+    manifest = replace(cell.snapshot(name, taken_s=float(number), job="j"), spec={"project": "p"})
+    records.commit(service.store, name, manifest)
+    cell.upload(service.depot.vault("p"), manifest)
+    with service.ledger.change() as change:
+        row = SnapshotRow(
+            id=name, job="j", number=number, incarnation=1, taken_s=float(number), why="asked", bytes=1, stopped_s=0.0,
+            progress_s=0.0, durability="remote", log_lengths={},
+        )  # fmt: skip
+        change.session.add(row)
+
+
+def flag(service: Service, name: str) -> None:
+    with service.ledger.change() as change:
+        change.session.get_one(SnapshotRow, name).damaged = True
+
+
+def is_flagged(service: Service, name: str) -> bool:
+    with service.ledger.read() as look:
+        return look.session.get_one(SnapshotRow, name).damaged
+
+
+def test_a_snapshot_that_was_removed_goes_with_the_next_sweep_however_few_are_left(
+    service: Service, three: Cell
+) -> None:
+    for name in ("s1", "s2"):
+        service.verbs.remove_snapshot(f"j@{name}")
+    assert Tidy(service).report(dry_run=True).snapshots == ("s1", "s2")
+    Tidy(service).sweep()
+    assert records.verdict(service.store, "s1") == Swept("s1")
+    assert not service.store.has(marker("s2", 0)) and records.load(service.store, "s3").id == "s3"
+
+
+def test_what_is_just_being_stored_is_spared_when_the_servers_clock_jumps(service: Service, clock: HandClock) -> None:
+    digest = put_blob(service.store, b"train.py, of a submission under way")
+    clock.at_s += 100 * 24 * 3600.0
+    Tidy(service).sweep()
+    assert service.store.has(blob_key(digest))
+
+
+def test_a_damaged_snapshot_stays_in_the_store_until_it_is_removed(service: Service, three: Cell) -> None:
+    flag(service, "s1")
+    Tidy(service).sweep()
+    assert records.load(service.store, "s1").id == "s1"
+    service.verbs.remove_snapshot("j@s1")
+    Tidy(service).sweep()
+    assert records.verdict(service.store, "s1") == Swept("s1")
+
+
+def test_a_snapshot_that_is_found_whole_may_be_used_again(service: Service, three: Cell) -> None:
+    flag(service, "s3")
+    assert inspecting.check(service, FsckRequest(read=False)).ok
+    assert is_flagged(service, "s3"), "a quick look has not read it"
+    assert inspecting.check(service, FsckRequest()).ok
+    assert not is_flagged(service, "s3")
+    with service.ledger.read() as look:
+        assert look.session.query(EventRow).filter_by(kind="snapshot-whole").one().text.startswith("snapshot s3")
+
+
+def test_a_snapshot_that_is_damaged_stays_marked_and_others_are_cleared(service: Service, three: Cell) -> None:
+    flag(service, "s2")
+    flag(service, "s3")
+    key = service.depot.vault("p").recipe_key("s3.0")
+    service.store.put(key, service.store.get(key)[:-1] + b"?")
+    assert not inspecting.check(service, FsckRequest()).ok
+    assert is_flagged(service, "s3") and not is_flagged(service, "s2")
+
+
+def test_a_check_looks_at_the_submissions_of_jobs_that_may_still_start(service: Service) -> None:
+    with service.ledger.change() as change:
+        job = change.job("j")
+        job.spec = {**job.spec, "tree": {"digest": digest_bytes(b"gone"), "files": 1, "bytes": 1}}
+    (finding,) = inspecting.check(service, FsckRequest()).findings
+    assert finding.kind == "damaged" and "a submission" in finding.what

@@ -1,0 +1,129 @@
+"""Real processes and real Gloo: programs that are held, cut and let go on end as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ergosphere.agent.cut import CutFailed, CutReached
+from ergosphere.agent.cut_port import collectives_launched
+from ergosphere.agent.cut_view import RankState
+
+ROUNDS = "4"
+CUTS_MAX = 20
+GLOO_THREADS = {"gloo_tcp_loop", "pt_gloo_runloop"}
+
+
+def threads(pid: int) -> list[str]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has just ended
+            found.append((task / "comm").read_text().strip())
+    return found
+
+
+def sockets(pid: int) -> set[str]:
+    links = [fd.readlink().name for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+    return {link for link in links if link.startswith("socket:")}
+
+
+def group_sockets(pid: int) -> set[str]:
+    """TCP sockets that are not the store's: its server in rank 0 may be talking to anyone at any time."""
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    ends = {line.split()[9]: line.split()[1:3] for line in [*tables[0], *tables[1]]}
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    store = f":{int(next(word for word in environment if word.startswith(b'MASTER_PORT=')).split(b'=')[1]):04X}"
+    inodes = {link[len("socket:[") : -1] for link in sockets(pid)}
+    return {inode for inode in inodes if not any(end.endswith(store) for end in ends.get(inode, (store,)))}
+
+
+def maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def assert_nothing_is_left(job, reached):
+    for rank in reached.parked:
+        pid = job.pid(rank)
+        assert not GLOO_THREADS & set(threads(pid))
+        assert str(job.folder / "control") not in maps(pid)
+
+
+def test_every_collective_survives_cuts_at_random_moments_bit_for_bit(launch):
+    plain = launch("everything.py", ROUNDS, ranks=3, shimmed=False)
+    assert plain.exits() == [0, 0, 0], plain.errors()
+    job, dice, cuts = launch("everything.py", ROUNDS, ranks=3), random.Random(5), 0
+    job.until(lambda: job.ports[0].view().takes_part)
+    while job.runs() and cuts < CUTS_MAX:
+        time.sleep(dice.random() * 0.15)
+        reached = job.cut()
+        if not job.runs():
+            break
+        assert isinstance(reached, CutReached), (reached, job.errors())
+        assert_nothing_is_left(job, reached)
+        job.go(reached)
+        cuts += len(reached.parked) == 3
+    assert job.exits() == [0, 0, 0], job.errors()
+    assert job.outputs() == plain.outputs()
+    assert cuts >= 5
+    assert job.errors() == plain.errors()
+
+
+def test_a_rank_that_does_not_come_is_named_and_the_job_runs_on(launch, tmp_path):
+    job = launch("corners.py", "late", str(tmp_path))
+    job.until(lambda: collectives_launched(job.controls[0]).get("0#1") == 4)  # the making, and three
+    refused = job.cut(deadline_s=1.0)
+    assert refused == CutFailed(
+        1, "rank 1 has not reached collective 3 of the default group within 1 s; its peers have begun it"
+    )
+    assert all(port.view().state is not RankState.READY for port in job.ports.values())
+    (tmp_path / "come").touch()
+    assert job.exits() == [0, 0], job.errors()
+    assert job.outputs() == ["0 [1.0, 1.0, 1.0]\n1 [3.0, 3.0, 3.0]\n2 [5.0, 5.0, 5.0]\n"] * 2
+
+
+def test_time_spent_held_does_not_count_against_a_programs_timeouts(launch, tmp_path):
+    job = launch("corners.py", "held_long", str(tmp_path))
+    job.until(lambda: all(len(port.view().sequences) == 2 for port in job.ports.values()))
+    reached = job.cut()
+    assert reached == CutReached(parked=(0, 1))
+    assert_nothing_is_left(job, reached)
+    time.sleep(2.5)
+    job.go(reached)
+    (tmp_path / "enough").touch()
+    assert job.exits() == [0, 0], job.errors()
+
+
+def test_a_caller_whose_peer_has_died_is_kept_inside_until_judged(launch, tmp_path):
+    for where in ("plain", "ddp"):
+        (tmp_path / where).mkdir()
+        job = launch("corners.py", "lost", str(tmp_path / where))
+        job.until(lambda: job.ports[0].view().fault is not None)
+        assert "peer" in job.ports[0].view().fault
+        assert job.processes[0].poll() is None
+        job.ports[0].verdict("raise")
+        assert job.exits() == [3, 9], job.errors()
+        assert job.outputs()[0] == "raised True\n"
+
+
+def test_a_forked_child_does_not_act_as_the_rank(launch, tmp_path):
+    job = launch("corners.py", "forked", str(tmp_path))
+    job.until(lambda: all("child" in out for out in job.outputs()))
+    child = int(job.outputs()[0].split()[1])
+    reached = job.cut()
+    assert reached == CutReached(parked=(0, 1))
+    assert_nothing_is_left(job, reached)
+    assert str(job.folder / "control") not in maps(child)
+    assert not group_sockets(child)
+    job.go(reached)
+    (tmp_path / "enough").touch()
+    assert job.exits() == [0, 0], job.errors()
+    assert all(out.endswith("child ended 0\n") for out in job.outputs())
+
+
+def test_compiled_programs_go_through_the_shim_too(launch, tmp_path):
+    job = launch("corners.py", "compiled", str(tmp_path))
+    assert job.exits() == [0, 0], job.errors()
+    said = "[7.0, 7.0] [6.0, 6.0]\n[[1.0, 1.0, 1.0]]\n[0.0, 0.0, 1.0, 1.0]\n"
+    assert job.outputs() == [said, said]

@@ -1,0 +1,59 @@
+"""What the snapshot tests share: a store, and a digest-addressed way into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from ergosphere.snapshots.object_store import ObjectStore
+from ergosphere.snapshots.store import FolderStore
+from ergosphere.system import SystemClock, short_id
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore.create(tmp_path / "shared", durable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket of moto's S3 server on loopback: a stand-in for the real thing, which speaks the same words."""
+
+    name: str
+    config: dict[str, str]
+
+    def store(self, *, renew_after_s: float = 900.0) -> ObjectStore:
+        return ObjectStore(f"s3://{self.name}/home", self.config, SystemClock(), renew_after_s=renew_after_s)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_REGION": "us-east-1",
+    }
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: dict[str, str]) -> Bucket:
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_server["AWS_ENDPOINT_URL"],
+        aws_access_key_id=s3_server["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=s3_server["AWS_SECRET_ACCESS_KEY"],
+        region_name=s3_server["AWS_REGION"],
+    )
+    name = f"bucket-{short_id()}"
+    client.create_bucket(Bucket=name)
+    return Bucket(name, s3_server)

@@ -1,0 +1,180 @@
+"""Which packs go, when, and what a dry run says of it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.snapshots.test_vault_faults import NOW, memory_of
+from tests.snapshots.vaultkit import Cell, forget, fresh, pages, put
+
+from ergosphere.snapshots import collect, fsck, shelf, sweep
+from ergosphere.snapshots.errors import Busy
+from ergosphere.snapshots.memory_store import MemoryStore
+from ergosphere.snapshots.names import give_name, take_name
+from ergosphere.snapshots.store import FolderStore
+
+
+class HandClock:
+    """Time that a test moves; only the store has it."""
+
+    def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def now(self) -> float:
+        return self.time_s
+
+    def monotonic(self) -> float:
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+
+
+def swept(store: object, rules: collect.Rules) -> collect.CollectPlan:
+    vault = fresh(store)  # type: ignore[arg-type]
+    planned = collect.plan(vault, rules)
+    collect.execute(vault, planned)
+    return planned
+
+
+def test_a_pack_goes_only_a_grace_after_it_was_doomed(tmp_path: Path) -> None:
+    clock = HandClock()
+    store, rules = MemoryStore(clock), collect.Rules(grace_s=100.0)
+    cell = Cell(tmp_path / "a")
+    cell.keep(fresh(store), "f1")
+    forget(store, "f1")
+    assert swept(store, rules).doom == ()  # too young
+    clock.time_s += 200
+    assert len(swept(store, rules).doom) == len(fresh(store).pack_sizes()) > 0
+    clock.time_s += 50
+    assert swept(store, rules).delete == ()
+    clock.time_s += 60
+    assert len(swept(store, rules).delete) > 0
+    assert fresh(store).pack_sizes() == {} and fresh(store).doomed() == set()
+
+
+def test_a_dry_run_changes_nothing_and_says_what_would_be_done(tmp_path: Path) -> None:
+    store = MemoryStore()
+    Cell(tmp_path / "a").keep(fresh(store), "f1")
+    forget(store, "f1")
+    before = {stored.key for stored in store.list()}
+    planned = collect.plan(fresh(store), NOW)
+    assert {stored.key for stored in store.list()} - before <= {f"{fresh(store).root}/clock"}
+    assert planned.bytes_later > 40_000 and len(planned.recipes) == 1
+    assert any("go with a later sweep" in line for line in planned.lines())
+
+
+def test_a_pack_with_little_left_in_it_is_copied_and_goes(tmp_path: Path) -> None:
+    store = MemoryStore()
+    dice = random.Random(1)
+    small, large = dice.randbytes(40_000), dice.randbytes(900_000)
+    put(fresh(store), "f1", {"small": small, "large": large})
+    vault = fresh(store)
+    put(vault, "f2", {"small": small})
+    before = sum(vault.pack_sizes().values())
+    store.delete(vault.recipe_key("f1.0"))
+    rules = collect.Rules(grace_s=0.0)
+    store.put("freezes/f2", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
+    for _ in range(3):
+        swept(store, rules)
+    assert sum(fresh(store).pack_sizes().values()) < before / 5
+    assert shelf.cell_blobs(fresh(store), "f2", 0).get("blobs/00/" + "0" * 64) == small
+
+
+def test_what_a_later_snapshot_needs_again_is_spared(tmp_path: Path) -> None:
+    clock = HandClock()
+    store, rules = MemoryStore(clock), collect.Rules(grace_s=10.0)
+    cell = Cell(tmp_path / "a")
+    cell.keep(fresh(store), "f1")
+    recipe = fresh(store).recipe("f1.0")
+    forget(store, "f1")
+    clock.time_s += 20
+    swept(store, rules)
+    doomed = fresh(store).doomed()
+    assert doomed
+    vault = fresh(store)  # a writer from before dooms were looked at
+    vault.put_recipe(recipe)
+    store.put("freezes/f1", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
+    clock.time_s += 20
+    assert set(swept(store, rules).spare) == doomed
+    assert fresh(store).doomed() == set() and len(fresh(store).pack_sizes()) == len(doomed)
+
+
+def test_a_damaged_recipe_stops_all_deleting_until_its_snapshot_is_removed(tmp_path: Path) -> None:
+    store = MemoryStore()
+    cell = Cell(tmp_path / "a")
+    cell.keep(fresh(store), "f1")
+    cell.image(0, [(0x10000, pages(random.Random(5), 50))])
+    cell.keep(fresh(store), "f2")
+    key = fresh(store).recipe_key("f1.0")
+    store.put(key, store.get(key)[:-1] + b"?")
+    forget(store, "f2")
+    planned = collect.plan(fresh(store), NOW)
+    assert planned.doom == () and "until snapshot f1 is removed" in planned.notes[0]
+    forget(store, "f1")
+    assert collect.plan(fresh(store), NOW).doom
+
+
+def test_two_sweeps_at_once_are_refused(store: FolderStore) -> None:
+    vault = fresh(store)
+    store.put(f"{vault.root}/sweeping", b"")
+    with pytest.raises(Busy, match="another sweep"):
+        collect.execute(vault, collect.plan(vault, NOW))
+
+
+def test_a_clock_that_jumps_here_does_not_age_what_is_in_the_store(tmp_path: Path) -> None:
+    """Ages are told by the store's own clock, at both ends."""
+    clock = HandClock()
+    store = MemoryStore(clock)
+    Cell(tmp_path / "a").keep(fresh(store), "f1")
+    assert fresh(store).now_s() == clock.time_s
+
+
+def test_named_snapshots_outlive_every_sweep(tmp_path: Path) -> None:
+    store = MemoryStore()
+    cell = Cell(tmp_path / "a")
+    for number in range(4):
+        cell.image(0, [(0x10000, pages(random.Random(number), 40))])
+        cell.keep(fresh(store), f"f{number}", taken_s=float(number))
+    give_name(store, "f0", "best")
+    planned = sweep.plan(store, 1e12, sweep.Retention(keep_last=2, grace_s=0.0))
+    assert planned.snapshots == ("f1",)
+    sweep.execute(store, planned)
+    for _ in range(3):
+        swept(store, NOW)
+    assert memory_of(store, "f0") == pages(random.Random(0), 40)
+    assert take_name(store, "f0")
+    assert "f0" in sweep.plan(store, 1e12, sweep.Retention(keep_last=2, grace_s=0.0)).snapshots
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["put", "remove", "sweep", "lose index"]), st.integers(0, 5)), max_size=14))
+def test_whatever_is_put_removed_and_swept_what_is_kept_is_whole(steps: list[tuple[str, int]]) -> None:
+    store = MemoryStore()
+    kept: dict[str, bytes] = {}
+    for step, number in steps:
+        name = f"f{number}"
+        match step:
+            case "put" if name not in kept:
+                kept[name] = b"".join(random.Random(number + i).randbytes(30_000) for i in range(3))
+                store.put(f"freezes/{name}", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
+                put(fresh(store), name, {"a": kept[name]})
+            case "remove" if name in kept:
+                del kept[name]
+                forget(store, name)
+            case "lose index":
+                for stored in list(store.list(f"{fresh(store).root}/index/"))[number:]:
+                    store.delete(stored.key)
+            case _:
+                swept(store, NOW)
+        for each, content in kept.items():
+            assert shelf.cell_blobs(fresh(store), each, 0).get("blobs/00/" + "0" * 64) == content
+    swept(store, NOW), swept(store, NOW), swept(store, NOW)
+    report = fsck.check(MemoryStore(), [fresh(store)], deep=True)
+    assert not report.damaged
+    if not kept:
+        assert fresh(store).pack_sizes() == {}

@@ -1,0 +1,227 @@
+"""What `fsck` finds, whom it touches, and what it mends."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.snapshots.test_vault_faults import CALLS_MAX, NOW, Meddled, memory_of, prepared
+from tests.snapshots.vaultkit import Cell, forget, fresh, pages
+
+from ergosphere.snapshots import collect, fsck, sweep
+from ergosphere.snapshots.blobs import blob_key, put_blob
+from ergosphere.snapshots.digests import digest_bytes
+from ergosphere.snapshots.documents import seal, to_plain
+from ergosphere.snapshots.records import commit
+from ergosphere.snapshots.results import CellResult
+from ergosphere.snapshots.store import FolderStore
+from ergosphere.snapshots.tree import Entry, Kind, Tree, save_tree
+
+
+@pytest.fixture
+def two(store: FolderStore, tmp_path: Path) -> Cell:
+    """Snapshots f1 and f2 that share nothing in memory."""
+    cell = Cell(tmp_path / "cell")
+    for name in ("f1", "f2"):
+        cell.image(0, [(0x10000, pages(random.Random(name), 80))])
+        cell.keep(fresh(store), name)
+    return cell
+
+
+def packs(store: FolderStore) -> list[Path]:
+    return sorted(p for p in (store.folder / fresh(store).root / "packs").rglob("*") if p.is_file())
+
+
+def pack_of(store: FolderStore, freeze_id: str) -> Path:
+    """A pack that only this snapshot needs."""
+    vault = fresh(store)
+    needed = [
+        {vault.index.packs[vault.index.owner[row]] for row in vault.index.find(vault.recipe(f"{name}.0").names)}
+        for name in (freeze_id, "f1" if freeze_id == "f2" else "f2")
+    ]
+    (mine,) = needed[0] - needed[1]
+    return store.folder / vault.pack_key(mine)
+
+
+def test_a_good_store_is_clean(store: FolderStore, two: Cell) -> None:
+    for deep in (False, True):
+        report = fsck.check(store, [fresh(store)], deep=deep)
+        assert report.is_clean and report.snapshots == 2 and report.chunks > 4 and report.orphan_bytes == 0
+
+
+def test_a_flipped_bit_touches_the_snapshots_that_need_the_chunk_and_no_other(store: FolderStore, two: Cell) -> None:
+    pack = pack_of(store, "f2")
+    whole = bytearray(pack.read_bytes())
+    whole[50_000] ^= 4
+    pack.write_bytes(whole)
+    assert fsck.check(store, [fresh(store)]).is_clean  # a quick look does not read chunks
+    report = fsck.check(store, [fresh(store)], deep=True)
+    assert list(report.affected) == ["f2"] and "1 of its" in report.affected["f2"]
+    assert any("snapshot f2 cannot be thawed" in line for line in report.lines())
+
+
+@pytest.mark.parametrize("keep", [0, 20, 60_000, -1, -50])
+def test_a_pack_cut_short_is_seen_without_reading_it(store: FolderStore, two: Cell, keep: int) -> None:
+    pack = pack_of(store, "f2")
+    pack.write_bytes(pack.read_bytes()[:keep])
+    report = fsck.check(store, [fresh(store)])
+    assert "instead of" in report.damaged[0]
+    assert list(report.affected) == (["f2"] if keep >= 0 else [])
+
+
+def test_a_missing_pack_recipe_or_record_is_named_with_its_snapshot(store: FolderStore, two: Cell) -> None:
+    pack_of(store, "f2").unlink()
+    report = fsck.check(store, [fresh(store)])
+    assert list(report.affected) == ["f2"] and "missing" in report.affected["f2"]
+    (store.folder / fresh(store).recipe_key("f1.0")).unlink()
+    assert "recipe of its cell 0 is missing" in fsck.check(store, [fresh(store)]).affected["f1"]
+    (store.folder / "freezes/f1").write_bytes(b"{}")
+    assert "record" in fsck.check(store, [fresh(store)]).affected["f1"]
+
+
+def test_a_damaged_index_is_told_harms_nobody_and_is_mended(store: FolderStore, two: Cell) -> None:
+    for path in (store.folder / fresh(store).root / "index").iterdir():
+        path.write_bytes(path.read_bytes()[:-3] + b"abc")
+    report = fsck.check(store, [fresh(store)])
+    assert report.damaged and not report.affected
+    assert fsck.check(store, [fresh(store)], repair=True).mended
+    assert fsck.check(store, [fresh(store)]).is_clean
+
+
+def test_a_repair_lets_the_next_snapshot_store_anew_what_was_lost(store: FolderStore, two: Cell) -> None:
+    pack = pack_of(store, "f2")
+    whole = bytearray(pack.read_bytes())
+    whole[50_000] ^= 4
+    pack.write_bytes(whole)
+    report = fsck.check(store, [fresh(store)], deep=True, repair=True)
+    assert "1 damaged pack" in report.mended[0]
+    assert memory_of(store, "f1") == pages(random.Random("f1"), 80)
+    again = two.keep(fresh(store), "f3")
+    assert memory_of(store, "f3") == pages(random.Random("f2"), 80)
+    assert memory_of(store, "f2") == memory_of(store, "f3"), "what was lost is there again for the damaged one, too"
+    assert again.id not in fsck.check(store, [fresh(store)], deep=True).affected
+
+
+def test_orphans_are_counted_and_harm_nobody(store: FolderStore, two: Cell) -> None:
+    forget(store, "f2")
+    store.delete(fresh(store).recipe_key("f2.0"))
+    report = fsck.check(store, [fresh(store)])
+    assert report.is_clean and report.orphan_bytes > 79 * 4096
+
+
+# ── beside others ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_upload_at_any_moment_of_a_check_raises_no_alarm(tmp_path: Path) -> None:
+    for at in range(1, CALLS_MAX):
+        store, cell, _ = prepared(tmp_path / str(at))
+        meddled = Meddled(store, at, lambda: cell.keep(fresh(store), "f2"))  # noqa: B023
+        report = fsck.check(meddled, [fresh(meddled)], deep=True)
+        assert report.is_clean, (at, report.lines())
+        if meddled.calls < at:
+            assert at > 10
+            return
+    raise AssertionError("a check has no end")
+
+
+def test_sweeps_at_any_moment_of_a_check_raise_no_alarm(tmp_path: Path) -> None:
+    for at in range(1, CALLS_MAX):
+        store, cell, _ = prepared(tmp_path / str(at))
+        cell.keep(fresh(store), "f2")
+
+        def swept() -> None:
+            forget(store, "f1")  # noqa: B023
+            for _ in range(3):
+                vault = fresh(store)  # noqa: B023
+                collect.execute(vault, collect.plan(vault, NOW))
+
+        meddled = Meddled(store, at, swept)
+        report = fsck.check(meddled, [fresh(meddled)])
+        assert not report.affected, (at, report.lines())
+        if meddled.calls < at:
+            assert at > 10
+            return
+    raise AssertionError("a check has no end")
+
+
+def test_a_snapshot_whose_chunks_are_in_a_doomed_pack_can_be_thawed(store: FolderStore, two: Cell) -> None:
+    for pack in fresh(store).pack_sizes():
+        store.put(fresh(store).doomed_key(pack), b"")
+    assert not fsck.check(store, [fresh(store)]).affected
+
+
+# ── what a manifest names ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("label", "deep"), [("rank0/core-7.img", False), ("log", False), ("tree", False), ("file", True)]
+)
+def test_what_a_manifest_names_and_its_recipe_lacks_is_seen(
+    store: FolderStore, two: Cell, label: str, deep: bool
+) -> None:
+    vault = fresh(store)
+    recipe = vault.recipe("f2.0")
+    vault.put_recipe(replace(recipe, streams=tuple(one for one in recipe.streams if one.label != label)))
+    report = fsck.check(store, [fresh(store)], deep=deep)
+    assert list(report.affected) == ["f2"] and "lacks 1 image(s), files or logs" in report.affected["f2"]
+    assert report.whole == {"f1"}
+
+
+def test_what_is_whole_is_remote_and_has_all_that_it_needs(store: FolderStore, two: Cell) -> None:
+    commit(store, "f3", two.snapshot("f3"))
+    assert fsck.check(store, [fresh(store)], deep=True).whole == {"f1", "f2"}
+    (store.folder / "remote/f1/0").unlink()
+    assert fsck.check(store, [fresh(store)], deep=True).whole == {"f2"}
+
+
+# ── beside the vaults ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def ended(store: FolderStore) -> str:
+    """The results of job j9, which are also the submission of another; the digest of their tree."""
+    content = put_blob(store, b"model.pt")
+    entries = (Entry(".", Kind.DIR, 0o755), Entry("model.pt", Kind.FILE, 0o644, size=8, digest=content))
+    work = save_tree(store, Tree(entries))
+    store.put("results/j9.1/0", seal("result", 1, to_plain(CellResult("j9", 1, 0, work))))
+    return work.digest
+
+
+def test_results_and_submissions_that_are_whole_are_clean(store: FolderStore, ended: str) -> None:
+    for deep in (False, True):
+        assert fsck.check(store, [], deep=deep, submitted=frozenset({ended})).is_clean
+
+
+def test_a_flipped_bit_in_a_file_of_a_submission_or_result_is_seen_and_can_be_stored_anew(
+    store: FolderStore, ended: str
+) -> None:
+    key = blob_key(digest_bytes(b"model.pt"))
+    store.put(key, b"model.pu")
+    assert fsck.check(store, []).is_clean  # a quick look reads no files
+    (said,) = fsck.check(store, [], deep=True).damaged
+    assert "of a submission or result" in said and key[-64:][:12] in said
+    assert "1 damaged file(s)" in fsck.check(store, [], deep=True, repair=True).mended[0]
+    assert not store.has(key)
+    (said,) = fsck.check(store, []).damaged
+    assert said == "the results of job j9: 1 of its files are missing"
+    store.put(key, b"model.pt")
+    assert fsck.check(store, [], deep=True).is_clean
+
+
+def test_a_damaged_list_of_files_is_named_with_whose_it_is(store: FolderStore, ended: str) -> None:
+    store.delete("results/j9.1/0")
+    store.put(blob_key(ended), b"{}")
+    assert fsck.check(store, []).is_clean, "it is nobody's"
+    assert "a submission" in fsck.check(store, [], submitted=frozenset({ended})).damaged[0]
+    fsck.check(store, [], submitted=frozenset({ended}), repair=True)
+    assert not store.has(blob_key(ended))
+
+
+def test_a_garbage_record_of_results_is_seen_and_a_repair_lets_sweeps_go_on(store: FolderStore, ended: str) -> None:
+    store.put("results/j9.1/0", b"garbage")
+    assert sweep.plan(store, 4e9).notes
+    assert "results/j9.1/0" in fsck.check(store, []).damaged[0]
+    fsck.check(store, [], repair=True)
+    assert fsck.check(store, []).is_clean and not sweep.plan(store, 4e9).notes

@@ -1,0 +1,234 @@
+"""Retries, limits, meters, caches, keys and sealed records: each does its one thing."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from tests.snapshots.conftest import Bucket
+from tests.snapshots.test_collect import HandClock
+from tests.snapshots.test_vault_faults import Faulty
+from tests.snapshots.vaultkit import OTHER_RING, RING, Cell, fresh, put
+
+from ergosphere.snapshots import records, remote, thawing
+from ergosphere.snapshots.blobs import get_blob, put_blob
+from ergosphere.snapshots.caching import Cached
+from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, StoreError, StoreUnreachable
+from ergosphere.snapshots.keys import load_keys
+from ergosphere.snapshots.memory_store import MemoryStore
+from ergosphere.snapshots.object_store import ObjectStore
+from ergosphere.snapshots.opening import StoreOptions, is_object_store, open_metered, open_store
+from ergosphere.snapshots.resolve import resolve
+from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer
+from ergosphere.snapshots.store import FolderStore, Store
+from ergosphere.snapshots.wrappers import Around, Call, Figures, Limit, Limited, Metered, Retrying
+from ergosphere.system import SystemClock
+
+T = TypeVar("T")
+
+
+class Flaky(Around):
+    """Fails so many times, then works."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(MemoryStore())
+        self.times = times
+
+    def _do(self, call: Call, act: object) -> object:
+        if self.times:
+            self.times -= 1
+            raise StoreUnreachable("gone")
+        return act()  # type: ignore[operator]
+
+
+def test_a_retry_waits_longer_each_time_and_gives_up_at_last() -> None:
+    clock = HandClock()
+    assert Retrying(Flaky(4), clock).put("a", b"x")
+    assert clock.time_s == pytest.approx(1003.0)
+    with pytest.raises(StoreUnreachable):
+        Retrying(Flaky(5), clock).put("a", b"x")
+
+
+def test_what_is_absent_is_not_asked_for_twice() -> None:
+    clock = HandClock()
+    with pytest.raises(NotFound):
+        Retrying(MemoryStore(), clock).get("a")
+    assert clock.time_s == 1000.0
+
+
+def test_a_commit_whose_answer_was_lost_is_still_ours(tmp_path: Path) -> None:
+    manifest = Cell(tmp_path / "a").snapshot("f1")
+    lost = Faulty(MemoryStore(), 1, lambda: StoreUnreachable("gone"), after=True, ever=False)
+    assert records.commit(Retrying(lost, HandClock()), "f1", manifest) == manifest
+
+
+def test_a_limit_is_kept_over_many_puts_and_can_be_changed() -> None:
+    clock, limit = HandClock(), Limit(1000.0)
+    store = Limited(MemoryStore(), limit, clock)
+    for number in range(5):
+        store.put(f"a/{number}", bytes(500))
+    assert clock.time_s == pytest.approx(1002.5)
+    store.get("a/1")
+    limit.bytes_per_s = None
+    store.put("a", bytes(10_000))
+    assert clock.time_s == pytest.approx(1002.5)
+
+
+def test_a_meter_counts_calls_bytes_and_failures() -> None:
+    store = Metered(MemoryStore(), HandClock())
+    store.put("a", bytes(100))
+    store.get("a")
+    store.get_range("a", 10, 20)
+    store.has("a")
+    store.delete("a")
+    assert store.figures() == Figures(puts=1, put_bytes=100, gets=2, get_bytes=120, others=2)
+
+
+def test_a_cache_serves_packs_again_without_the_store_and_forgets_damage(tmp_path: Path) -> None:
+    far = MemoryStore()
+    put(fresh(far), "f1", {"a": random.Random(1).randbytes(400_000)})
+    meter = Metered(far, HandClock())
+    cached = Cached(meter, tmp_path / "cache")
+    digest = "blobs/00/" + "0" * 64
+    wanted = remote.cell_blobs(fresh(cached), "f1", 0).get(digest)
+    before = meter.figures().get_bytes
+    assert remote.cell_blobs(fresh(cached), "f1", 0).get(digest) == wanted
+    assert meter.figures().get_bytes - before < 20_000 and cached.hits > 0
+    for path in (tmp_path / "cache/vaults").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:5000])
+    assert remote.cell_blobs(fresh(cached), "f1", 0).get(digest) == wanted
+
+
+def test_a_cache_stays_within_its_size(tmp_path: Path) -> None:
+    cached = Cached(MemoryStore(), tmp_path / "cache", bytes_max=100_000)
+    for number in range(12):
+        cached.put(f"vaults/v/packs/00/{number:032x}", bytes(30_000))
+        cached.get_range(f"vaults/v/packs/00/{number:032x}", 0, 10)
+    held = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file())
+    assert 30_000 <= held <= 100_000
+
+
+def test_a_url_opens_every_kind_of_store_with_its_wrappers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FolderStore.create(tmp_path / "s")
+    opened = open_metered(f"file://{tmp_path}/s", StoreOptions(cache=tmp_path / "c"))
+    opened.store.put("a", b"xyz")
+    assert opened.meter.figures().put_bytes == 3
+    open_store("memory://one").put("a", b"x")
+    assert open_store("memory://one").get("a") == b"x"
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for url in ("s3://bucket/prefix", "gs://bucket/prefix"):
+        assert is_object_store(url)
+    assert not is_object_store(f"file://{tmp_path}")
+    with pytest.raises(StoreError, match="s3://bucket"):
+        open_store("ftp://somewhere")
+
+
+def test_a_bucket_that_is_not_there_or_does_not_answer_says_what_to_look_at(bucket: Bucket) -> None:
+    absent = ObjectStore("s3://no-such-bucket/x", bucket.config, SystemClock())
+    with pytest.raises(StoreUnreachable, match="make the bucket"):
+        absent.get("a")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    silent = {**bucket.config, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    with pytest.raises(StoreUnreachable, match="check the network"):
+        ObjectStore("s3://bucket/x", silent, SystemClock()).get("a")
+
+
+def test_of_many_who_put_if_absent_into_a_bucket_one_wins(bucket: Bucket) -> None:
+    stores = [bucket.store() for _ in range(5)]
+    assert sum(store.put("freezes/f1", bytes([n]), if_absent=True) for n, store in enumerate(stores)) == 1
+    assert stores[3].get("freezes/f1") == b"\0"
+
+
+def test_a_key_comes_from_a_file_for_its_owner_alone_or_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\ndefault = " + "ab" * 32 + "\nvision = " + "cd" * 32 + "\n")
+    path.chmod(0o600)
+    ring = load_keys(None, path)
+    assert ring is not None and ring.project("vision") == b"\xcd" * 32
+    assert len({ring.project("vision"), ring.project("text"), ring.project("audio"), ring.fleet()}) == 4
+    assert load_keys("ab" * 32, None).project("text") == ring.project("text")  # type: ignore[union-attr]
+    assert load_keys(None, None) is None
+    assert "cd" * 32 not in repr(ring) and "\\xcd" not in repr(ring)
+    path.chmod(0o644)
+    with pytest.raises(BadKeyFile, match="chmod 600"):
+        load_keys(None, path)
+
+
+@pytest.mark.parametrize("text", ["", "default = short", "nothing here", "default = " + "g" * 64])
+def test_a_key_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.touch(0o600)
+    path.write_text(text)
+    with pytest.raises(BadKeyFile, match="64 hex digits|openssl"):
+        load_keys(None, path)
+    with pytest.raises(BadKeyFile):
+        load_keys(None, tmp_path / "absent")
+
+
+def sealed(store: FolderStore, ring: object = RING) -> SealedStore:
+    return SealedStore(store, fleet_sealer(ring.fleet()))  # type: ignore[attr-defined]
+
+
+def test_records_are_sealed_and_a_keeper_without_a_key_still_decides(store: FolderStore, tmp_path: Path) -> None:
+    secret = Cell(tmp_path / "a").snapshot("f1", job="secret-name")
+    assert records.commit(sealed(store), "f1", secret) == secret
+    assert b"secret-name" not in store.get("freezes/f1")
+    assert resolve(str(store.folder), "f1") == "commit"
+    assert resolve(str(store.folder), "f2") == "abort"
+    assert isinstance(records.verdict(sealed(store), "f2"), records.Aborted)
+    records.abort(sealed(store), "f3", "late")
+    assert resolve(str(store.folder), "f3") == "abort"
+    records.sweep_record(sealed(store), "f1")
+    assert resolve(str(store.folder), "f1") == "commit"
+
+
+def test_a_forged_or_foreign_record_is_refused(store: FolderStore, tmp_path: Path) -> None:
+    cell = Cell(tmp_path / "a")
+    records.commit(store, "f1", cell.snapshot("f1"))  # by someone without the key
+    with pytest.raises(Forged):
+        records.verdict(sealed(store), "f1")
+    records.commit(sealed(store), "f2", cell.snapshot("f2"))
+    with pytest.raises(Forged):
+        records.verdict(sealed(store, OTHER_RING), "f2")
+    store.put("freezes/f3", store.get("freezes/f2"))
+    with pytest.raises(Forged):
+        records.verdict(sealed(store), "f3")
+    with pytest.raises(Damaged):
+        records.verdict(store, "f2")  # no key at all
+
+
+class FlippedOnce(Around):
+    """The first read of each key comes back with a bit flipped, as from bad memory or a bad wire."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.seen: set[str] = set()
+
+    def _flipped(self, key: str, content: bytes) -> bytes:
+        first, middle = key not in self.seen, len(content) // 2
+        self.seen.add(key)
+        return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if first and content else content
+
+    def get(self, key: str) -> bytes:
+        return self._flipped(key, super().get(key))
+
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        return self._flipped(key, super().get_range(key, start, size))
+
+
+def test_one_bad_read_of_a_snapshot_does_not_make_it_a_damaged_one(tmp_path: Path) -> None:
+    far, cell = MemoryStore(), Cell(tmp_path / "a")
+    manifest = cell.keep(fresh(far), "f1")
+    digest = put_blob(far, b"train.py")
+    vault = fresh(far)
+    assert len(vault.index) > 0
+    vault.store = FlippedOnce(far)
+    assert records.load(vault.store, "f1") == manifest
+    thawing.fetch_images(manifest, 0, tmp_path / "out", [remote.cell_blobs(vault, "f1", 0)])
+    assert (tmp_path / "out/pages-1.img").read_bytes() == (cell.images / "rank0/pages-1.img").read_bytes()
+    assert get_blob([FlippedOnce(far)], digest, "it") == b"train.py"
