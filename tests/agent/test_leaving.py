@@ -76,6 +76,16 @@ def test_a_node_of_which_the_store_has_all_leaves_nothing_in_memory(node: Node) 
     assert not settling.image_folders(node) and not pool_names(node)
 
 
+def test_a_life_that_ended_and_was_not_yet_taken_away_keeps_no_files_in_memory(node: Node) -> None:
+    """A fleet that is shut down right after its last job ended, before the server had its life forgotten."""
+    frozen(node, "s1")
+    settling.settle(node, "s1")
+    wait_for(lambda: "s1" in node.durable, "it is in the store")
+    life(node).update(phase="ended")
+    leaving.let_images_go(node)
+    assert not settling.image_folders(node) and not pool_names(node)
+
+
 def test_where_a_cell_lives_everything_stays(node: Node) -> None:
     life(node)
     frozen(node, "s1")

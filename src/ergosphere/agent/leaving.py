@@ -67,8 +67,8 @@ def _lives(folder: lives.LifeFolder) -> bool:
 
 
 def _forget_pools(node: Node) -> None:
-    """Files that belong to images, in memory or on disk, stay as long as those do."""
-    wanted, place = settling.jobs_here(node), node.place
+    """Files that belong to images, in memory or on disk, stay as long as those do; a life that ended needs none."""
+    wanted, place = settling.jobs_with_images(node), node.place
 
     def unwanted() -> list[Path]:
         every = (*spilling.pools(place.memory_pools), *spilling.pools(place.disk_pools))

@@ -215,8 +215,13 @@ def job_of(node: Node, folder: Path) -> str:
 
 def jobs_here(node: Node) -> set[str] | None:
     """Jobs with a life or images here. None while there are images of which nobody knows whose they are."""
-    jobs = {folder.key.job for folder in lives.folders(node.place)}
-    jobs |= {job_of(node, folder) for folder in image_folders(node)}
+    imaged = jobs_with_images(node)
+    return None if imaged is None else imaged | {folder.key.job for folder in lives.folders(node.place)}
+
+
+def jobs_with_images(node: Node) -> set[str] | None:
+    """Jobs with images here. None while there are images of which nobody knows whose they are."""
+    jobs = {job_of(node, folder) for folder in image_folders(node)}
     return None if "" in jobs else jobs
 
 
