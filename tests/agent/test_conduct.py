@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.hand_clock import HandClock
 
 from ergosphere.agent.conduct import Conductor
 from ergosphere.agent.mailbox import CallFailed
@@ -21,18 +22,6 @@ SEAT = CellPlan(index=0, ranks=(0,), node="n", devices=(0,), address="10.99.0.2"
 SPEC = JobSpec(name="j", command=("x",), workdir="/")
 LIFE = LifePlan(job="j", incarnation=1, spec=SPEC, cells=(SEAT,), threads=1)
 PART = CellPart(0, "n", "10.99.0.2", "", (0,), (), TreeSum("0" * 64, 0, 0), None, ())
-
-
-class HandClock:
-    at_s = 1000.0
-
-    def now(self) -> float:
-        return self.at_s
-
-    monotonic = now
-
-    def sleep(self, seconds: float) -> None:
-        self.at_s += seconds
 
 
 class PaperCell:
@@ -62,16 +51,6 @@ class PaperCell:
 
     def __getattr__(self, name: str) -> object:
         return lambda *_: self.clock.sleep(1.0)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def store(clock: HandClock) -> MemoryStore:
-    return MemoryStore(clock)
 
 
 @pytest.mark.parametrize("release", [True, False], ids=["the job leaves", "the job goes on"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from tests.agent.keeperkit import Life, Machine, wait_for
+from tests.agent.naps import NAPS, SAID
+from tests.agent.small_rank import python
 
 from ergosphere.agent import cgroups, keepers
 
@@ -298,6 +301,17 @@ class TestWithCriu:
             life.dump(either.plan())
             life.keeper.release(f"f{number}")
         goes_on(life)
+
+    def test_threads_that_slept_when_they_were_dumped_sleep_on_and_see_no_error(self, either: Machine) -> None:
+        life = either.life()
+        life.launch(python(NAPS))
+        wait_for(lambda: "up" in life.out())
+        time.sleep(0.2)
+        life.keeper.suspend("f1", 60.0, ["false"], "kill")
+        life.dump(either.plan())
+        life.keeper.release("f1")
+        wait_for(lambda: "end" in life.out())
+        assert sorted(life.out().split("\n")) == SAID
 
     def test_a_dump_that_is_cut_off_leaves_the_rank_suspended(self, either: Machine) -> None:
         life = counting(either)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.agent.nodekit import Away
-from tests.agent.test_conduct import LIFE, PART, HandClock
+from tests.agent.test_conduct import LIFE, PART
+from tests.hand_clock import HandClock
 
 from ergosphere.agent import parting, saving
 from ergosphere.agent.conduct import Conductor
@@ -63,16 +64,6 @@ class Cell:
 
     def __getattr__(self, name: str) -> object:
         return lambda *_: self.did.append(name)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def store(clock: HandClock) -> MemoryStore:
-    return MemoryStore(clock)
 
 
 def leave(clock: HandClock, store: Store, *cells: Cell, life: LifePlan = SAVER) -> Answer:

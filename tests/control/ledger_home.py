@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.control.hand_clock import HandClock
+from tests.hand_clock import HandClock
 
 from ergosphere import system
 from ergosphere.control.bell import Bell

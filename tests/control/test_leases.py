@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.control.hand_clock import HandClock
+from tests.hand_clock import HandClock
 
 from ergosphere.control.leases import LEASE_S, MARGIN_S, Leases
 

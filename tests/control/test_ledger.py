@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
+import ergosphere
 from ergosphere import system
 from ergosphere.control.bell import Bell
 from ergosphere.control.leases import Leases
@@ -42,6 +46,51 @@ def test_migrations_make_exactly_the_tables_of_the_code(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     database.dispose()
     open_database(path).dispose()
+
+
+UPGRADE = """
+import os, signal, sys
+from pathlib import Path
+from alembic import command, op
+from ergosphere.control.ledger import database
+
+path, revision, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+upgrade, add = command.upgrade, op.add_column
+command.upgrade = lambda config, _: upgrade(config, revision)
+
+def add_column(*given):
+    global steps
+    steps -= 1
+    if steps == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(*given)
+
+op.add_column = add_column
+database.open_database(path).dispose()
+"""
+
+
+def schema(path: Path) -> list[str]:
+    with sqlite3.connect(path) as connection:
+        revisions = connection.execute("SELECT version_num FROM alembic_version")
+        tables = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY sql")
+        return [row[0] for row in (*revisions, *tables)]
+
+
+def test_a_migration_that_is_killed_in_the_middle_leaves_the_old_schema_whole(tmp_path: Path) -> None:
+    path, source = tmp_path / "ledger.db", str(Path(ergosphere.__file__).parent.parent)
+
+    def upgrade(revision: str, steps: int) -> int:
+        command = [sys.executable, "-c", UPGRADE, str(path), revision, str(steps)]
+        return subprocess.run(command, env={"PYTHONPATH": source}, check=False).returncode
+
+    assert upgrade("0040", 0) == 0
+    old = schema(path)
+    assert old[0] == "0040"
+    assert upgrade("0050", 5) == -9
+    assert schema(path) == old
+    open_database(path).dispose()
+    assert schema(path)[0] == "0050"
 
 
 def test_a_plan_is_refused_when_somebody_looked_since_or_the_projects_are_others(ledger: Ledger) -> None:

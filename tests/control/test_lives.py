@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from tests.control.hand_clock import HandClock
+from tests.hand_clock import HandClock
 
 from ergosphere import system
-from ergosphere.agent import conduct
+from ergosphere.agent import deciding
 from ergosphere.control import watch
 from ergosphere.control.bell import Bell
 from ergosphere.control.leases import Leases
@@ -217,7 +217,7 @@ def test_an_answer_that_comes_while_the_store_is_asked_stands(
 
 
 def test_the_server_walks_as_many_attempts_as_agents_make() -> None:
-    assert watch.FREEZE_ATTEMPTS_MAX == conduct.ATTEMPTS_MAX
+    assert watch.FREEZE_ATTEMPTS_MAX == deciding.ATTEMPTS_MAX
 
 
 # -- how much work was lost

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import select
-from tests.control.hand_clock import HandClock
+from tests.hand_clock import HandClock
 
 from ergosphere import system
 from ergosphere.control.bell import Bell

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from tests.control.hand_clock import HandClock
 from tests.control.test_lives import answer, events
+from tests.hand_clock import HandClock
 
 from ergosphere import system
 from ergosphere.control.bell import Bell

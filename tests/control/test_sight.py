@@ -288,7 +288,7 @@ def test_room_is_written_for_those_whose_room_changed(home: Home) -> None:
     room = (Seat(NodeId("a"), 1),)
     assert home.ledger.commit(Plan(rooms={JobId("j"): room}), seen.version)
     assert home.row("j").room == [["a", 1]]
-    assert home.ledger.observe().view.promises == {"j": room}
+    assert home.ledger.observe().view.promises.rooms == {"j": room}
     assert home.ledger.commit(Plan(), seen.version + 1)
     assert home.row("j").room == []
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.control.hand_clock import HandClock
 from tests.control.test_lives import add_job
+from tests.hand_clock import HandClock
 from tests.snapshots.vaultkit import Cell
 
 from ergosphere import system

@@ -74,7 +74,7 @@ class Motion:
         self.board.put_job(job)
 
     def view(self) -> View:
-        jobs = (replace(job, room=self.board.promises.get(job.id, ())) for job in self.jobs.values())
+        jobs = (replace(job, room=self.board.promises.rooms.get(job.id, ())) for job in self.jobs.values())
         return View(self.now_s, tuple(jobs), tuple(self.nodes.values()), self.projects)
 
     def turn(self, turn_s: float, patience: float) -> Plan:

@@ -122,6 +122,23 @@ def test_a_forked_child_does_not_act_as_the_rank(launch, tmp_path):
     assert all(out.endswith("child ended 0\n") for out in job.outputs())
 
 
+def test_memory_that_a_program_has_freed_is_given_back_before_it_is_frozen(launch, tmp_path):
+    job = launch("corners.py", "freed", str(tmp_path))
+    job.until(lambda: all("freed" in out for out in job.outputs()))
+    before = [anonymous_mb(job.pid(rank)) for rank in (0, 1)]
+    reached = job.cut()
+    assert reached == CutReached(parked=(0, 1))
+    assert all(mb - anonymous_mb(job.pid(rank)) > 40 for rank, mb in enumerate(before))
+    job.go(reached)
+    (tmp_path / "enough").touch()
+    assert job.exits() == [0, 0], job.errors()
+
+
+def anonymous_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
+
+
 def test_compiled_programs_go_through_the_shim_too(launch, tmp_path):
     job = launch("corners.py", "compiled", str(tmp_path))
     assert job.exits() == [0, 0], job.errors()

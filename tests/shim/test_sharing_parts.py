@@ -7,7 +7,9 @@ import errno
 import functools
 import math
 import os
+import resource
 import subprocess
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -15,9 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ergosphere.shim.ergo_shim import arena, handing, mates, pages, record, table
+from ergosphere.shim.ergo_shim import arena, handing, mates, pages, record, table, together
 from ergosphere.shim.ergo_shim.proof import Proof
 from ergosphere.shim.ergo_shim.record import Record
+from ergosphere.shim.ergo_shim.sharer import Sharer
+from ergosphere.shim.ergo_shim.splice import Splice
 
 SIZE = 1 << 20
 
@@ -125,7 +129,7 @@ def test_a_file_for_which_there_is_no_room_is_refused_and_not_left(tmp_path):
         parameter, optimizer = _stepper(1 << 20)
         handed = _handed(optimizer, path, lambda: parameter.grad.mul_(2))
         other, copy = _stepper(1 << 20)
-        assert handing.take_over(copy, path, [other]) == handed == 7
+        assert _taken(copy, path, [other]) == handed == 7
         assert torch.equal(other.grad, torch.full((1 << 20,), 2.0)), "what does not fit into memory goes by disk"
         handing.remove(path)
     finally:
@@ -148,6 +152,14 @@ def _handed(optimizer, path, step, answer=7):
     return answer
 
 
+def _taken(optimizer, path, tensors):
+    opened = handing.open_for(path)
+    try:
+        return handing.take_over(optimizer, opened, tensors)
+    finally:
+        os.close(opened)
+
+
 @pytest.fixture
 def path(tmp_path):
     """A file that hands over."""
@@ -166,16 +178,18 @@ def test_what_a_step_did_to_gradients_is_adopted(path):
     for step in (lambda p: p.grad.add_(p, alpha=0.5), lambda p: p.grad.data.neg_(), forget, renew, lambda p: None):
         (mine, optimizer), (theirs, adopting) = _stepper(), _stepper()
         _handed(optimizer, path, lambda mine=mine, step=step: step(mine))
-        assert handing.take_over(adopting, path, [theirs]) == 7
+        assert _taken(adopting, path, [theirs]) == 7
         assert (mine.grad is None) == (theirs.grad is None)
         assert mine.grad is None or torch.equal(mine.grad, theirs.grad)
 
 
 def test_a_step_that_was_not_finished_or_cannot_be_handed_over_is_adopted_by_nobody(path):
     parameter, optimizer = _stepper()
-    os.close(handing.open_for(path))
+    opened = handing.open_for(path)
+    handing.begin(opened)
     with pytest.raises(handing.Lost):
-        handing.take_over(optimizer, path, [parameter])
+        handing.take_over(optimizer, opened, [parameter])
+    os.close(opened)
     for answer in (object(), parameter, [parameter.grad]):
         with pytest.raises(handing.Lost):
             handing.told_of(answer)
@@ -183,6 +197,53 @@ def test_a_step_that_was_not_finished_or_cannot_be_handed_over_is_adopted_by_nob
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
     with pytest.raises(handing.Lost):
         handing.changes(optimizer, before, thorough=True)
+
+
+def test_a_link_where_a_step_should_lie_is_not_followed(path):
+    parameter, optimizer = _stepper()
+    _handed(optimizer, path, lambda: None)
+    os.rename(path, path + "s")
+    handing.create(path)
+    with open(path, "r+b") as file:
+        file.write(handing.HEAD.pack(handing.ELSEWHERE))
+    os.symlink(path + "s", handing._spare(path))
+    with pytest.raises(handing.Lost):
+        _taken(optimizer, path, [parameter])
+    handing.remove(path)
+    os.symlink(path + "s", path)
+    with pytest.raises(OSError):
+        handing.open_for(path)
+
+
+def test_what_lies_in_the_way_of_a_step_is_said_in_words(path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    parameter, optimizer = _stepper(1 << 15)
+    os.mkdir(handing._spare(path))
+    try:
+        with pytest.raises(handing.Lost, match="cannot be handed over: .*File exists"):
+            _handed(optimizer, path, lambda: parameter.grad.mul_(2))
+    finally:
+        os.rmdir(handing._spare(path))
+
+
+def test_where_no_more_files_may_be_open_a_rank_steps_by_itself(path, monkeypatch):
+    parameter, optimizer = _stepper()
+    sharer, splice = Sharer(0, optimizer), Splice(SimpleNamespace(is_held=False, publish=lambda: None, launched=0))
+    sharer.is_joined, sharer.path, answer = True, path, []
+    met = SimpleNamespace(is_first=True, counts=True, meet=lambda round, digest, agrees, called_off: agrees)
+    met.done = lambda round: None
+    monkeypatch.setattr(together, "changed", lambda *_: None)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        splice._together(met, sharer, type(optimizer).step, optimizer, answer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert answer == [] and not sharer.is_joined and torch.equal(parameter, torch.ones(6))
+    assert splice.told()["why"] == "nothing can be handed over: Too many open files"
 
 
 def test_who_has_gone_past_a_meeting_is_not_waited_for():

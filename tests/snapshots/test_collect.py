@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.hand_clock import HandClock
 from tests.snapshots.test_vault_faults import NOW, memory_of
 from tests.snapshots.vaultkit import Cell, forget, fresh, pages, put
 
@@ -16,22 +17,6 @@ from ergosphere.snapshots.errors import Busy
 from ergosphere.snapshots.memory_store import MemoryStore
 from ergosphere.snapshots.names import give_name, take_name
 from ergosphere.snapshots.store import FolderStore
-
-
-class HandClock:
-    """Time that a test moves; only the store has it."""
-
-    def __init__(self) -> None:
-        self.time_s = 1000.0
-
-    def now(self) -> float:
-        return self.time_s
-
-    def monotonic(self) -> float:
-        return self.time_s
-
-    def sleep(self, seconds: float) -> None:
-        self.time_s += seconds
 
 
 def swept(store: object, rules: collect.Rules) -> collect.CollectPlan:
@@ -48,11 +33,11 @@ def test_a_pack_goes_only_a_grace_after_it_was_doomed(tmp_path: Path) -> None:
     cell.keep(fresh(store), "f1")
     forget(store, "f1")
     assert swept(store, rules).doom == ()  # too young
-    clock.time_s += 200
+    clock.at_s += 200
     assert len(swept(store, rules).doom) == len(fresh(store).pack_sizes()) > 0
-    clock.time_s += 50
+    clock.at_s += 50
     assert swept(store, rules).delete == ()
-    clock.time_s += 60
+    clock.at_s += 60
     assert len(swept(store, rules).delete) > 0
     assert fresh(store).pack_sizes() == {} and fresh(store).doomed() == set()
 
@@ -92,14 +77,14 @@ def test_what_a_later_snapshot_needs_again_is_spared(tmp_path: Path) -> None:
     cell.keep(fresh(store), "f1")
     recipe = fresh(store).recipe("f1.0")
     forget(store, "f1")
-    clock.time_s += 20
+    clock.at_s += 20
     swept(store, rules)
     doomed = fresh(store).doomed()
     assert doomed
     vault = fresh(store)  # a writer from before dooms were looked at
     vault.put_recipe(recipe)
     store.put("freezes/f1", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
-    clock.time_s += 20
+    clock.at_s += 20
     assert set(swept(store, rules).spare) == doomed
     assert fresh(store).doomed() == set() and len(fresh(store).pack_sizes()) == len(doomed)
 
@@ -131,7 +116,7 @@ def test_a_clock_that_jumps_here_does_not_age_what_is_in_the_store(tmp_path: Pat
     clock = HandClock()
     store = MemoryStore(clock)
     Cell(tmp_path / "a").keep(fresh(store), "f1")
-    assert fresh(store).now_s() == clock.time_s
+    assert fresh(store).now_s() == clock.at_s
 
 
 def test_named_snapshots_outlive_every_sweep(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from tests.hand_clock import HandClock
 
 from ergosphere.snapshots.blobs import blob_key, get_blob, put_blob
 from ergosphere.snapshots.digests import digest_bytes
@@ -26,23 +27,9 @@ from ergosphere.snapshots.tree import Entry, Kind, Tree, TreeSum, save_tree
 LATER = 10_000.0  # seconds after the clock's beginning: everything is past its grace by then
 
 
-class HandClock:
-    def __init__(self) -> None:
-        self.at_s = 0.0
-
-    def now(self) -> float:
-        return self.at_s
-
-    def monotonic(self) -> float:
-        return self.at_s
-
-    def sleep(self, seconds: float) -> None:
-        self.at_s += seconds
-
-
 @pytest.fixture
 def clock() -> HandClock:
-    return HandClock()
+    return HandClock(0.0)
 
 
 @pytest.fixture

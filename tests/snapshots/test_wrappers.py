@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from tests.hand_clock import HandClock
 from tests.snapshots.conftest import Bucket
-from tests.snapshots.test_collect import HandClock
 from tests.snapshots.test_vault_faults import Faulty
 from tests.snapshots.vaultkit import OTHER_RING, RING, Cell, fresh, put
 
@@ -47,7 +47,7 @@ class Flaky(Around):
 def test_a_retry_waits_longer_each_time_and_gives_up_at_last() -> None:
     clock = HandClock()
     assert Retrying(Flaky(4), clock).put("a", b"x")
-    assert clock.time_s == pytest.approx(1003.0)
+    assert clock.at_s == pytest.approx(1003.0)
     with pytest.raises(StoreUnreachable):
         Retrying(Flaky(5), clock).put("a", b"x")
 
@@ -56,7 +56,7 @@ def test_what_is_absent_is_not_asked_for_twice() -> None:
     clock = HandClock()
     with pytest.raises(NotFound):
         Retrying(MemoryStore(), clock).get("a")
-    assert clock.time_s == 1000.0
+    assert clock.at_s == 1000.0
 
 
 def test_a_commit_whose_answer_was_lost_is_still_ours(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_a_limit_is_kept_over_many_puts_and_can_be_changed() -> None:
     store = Limited(MemoryStore(), limit, clock)
     for number in range(5):
         store.put(f"a/{number}", bytes(500))
-    assert clock.time_s == pytest.approx(1002.5)
+    assert clock.at_s == pytest.approx(1002.5)
     store.get("a/1")
     limit.bytes_per_s = None
     store.put("a", bytes(10_000))
-    assert clock.time_s == pytest.approx(1002.5)
+    assert clock.at_s == pytest.approx(1002.5)
 
 
 def test_a_meter_counts_calls_bytes_and_failures() -> None:

@@ -10,7 +10,7 @@ from ergosphere.snapshots.manifest import Manifest
 from ergosphere.wire.agents import Answer, Cost, Order
 
 AWAY: Final = "StoreUnreachable"
-PASSING: Final = frozenset({AWAY, "NotFound"})  # failures that are neither the job's nor its snapshot's
+PASSING: Final = frozenset({AWAY, "NotFound", "NotUnderstood"})  # neither the job's fault nor its snapshot's
 TOO_NEW: Final = "TooNew"  # one that lasts until this machine is updated
 
 

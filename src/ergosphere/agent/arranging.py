@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ergosphere.agent import cut
 from ergosphere.agent.cut_port import RankPort
@@ -70,6 +70,18 @@ def each(cells: Sequence[CellPort], act: Callable[[CellPort], T]) -> list[T]:
     with ThreadPoolExecutor(max_workers=min(len(cells), CELLS_AT_ONCE)) as pool:
         futures = [pool.submit(act, cell) for cell in cells]
     return [future.result() for future in futures]
+
+
+def quietly(cells: Sequence[CellPort], act: Callable[[CellPort], Any]) -> None:
+    """Undo as far as it goes: what one cell cannot undo must not keep the others from it."""
+
+    def tried(cell: CellPort) -> None:
+        try:
+            act(cell)
+        except Exception as error:  # its keeper's deadline, or the next discard, does what is left
+            log.warning("cell %d on %s: %s", cell.seat.index, cell.seat.node, error)
+
+    each(cells, tried)
 
 
 def _give_up(cells: Sequence[CellPort], why: str) -> None:

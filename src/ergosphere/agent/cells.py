@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from ergosphere.agent import beginning, ending, freezing, lives, saving, settling, sharing, spilling, thawing
 from ergosphere.agent.cut_port import LocalRank, RankPort
 from ergosphere.agent.lives import LifeFolder, LifeRecord
 from ergosphere.agent.node import Node
 from ergosphere.agent.place import CellKey
+from ergosphere.agent.ports import NotUnderstood
+from ergosphere.wire import versions
 from ergosphere.wire.agents import CellPlan, LifePlan
 
 SERVED: Final = frozenset({
@@ -147,14 +151,24 @@ class LocalCells:
 
     def serve(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         """The door for mail: a coordinator on another node asks one of our cells."""
-        if method not in SERVED:
-            raise ValueError(f"no such call: {method!r}")
-        life = LifePlan.model_validate(body["life"])
+        life = self._understood(method, body)
         cell = self.cell(life, int(body["cell"]))
         arguments = dict(body.get("arguments", {}))
         if method in ("build", "fetch"):
             arguments["life"] = life
         return {"value": getattr(cell, method)(**arguments)}
+
+    def _understood(self, method: str, body: dict[str, Any]) -> LifePlan:
+        """The life that a call is about. Raises NotUnderstood where it is one of another version's."""
+        why = "there is no such call"
+        if method in SERVED:
+            try:
+                return LifePlan.model_validate(body["life"])
+            except ValidationError as error:
+                why = versions.faults(error.errors())
+        node = self.node.place.node
+        words = f"its agent (version {versions.VERSION}) does not understand {method!r}: {why}"
+        raise NotUnderstood(words, remedy=versions.remedy(node))
 
     def forget(self, key: CellKey) -> None:
         """The server has the cell's end on record, or a newer life of the job exists: remove what is left."""

@@ -1,7 +1,7 @@
 """The coordinator: carries an order through all cells of a job, all of it or nothing.
 
-It knows neither CRIU nor HTTP: cells are `CellPort`s, local or by mail, and the record that decides a freeze is in the
-shared store. Every undo stands beside its do.
+It knows neither CRIU nor HTTP: cells are `CellPort`s, local or by mail, and what decides a freeze is in `deciding`.
+Every undo stands beside its do.
 """
 
 from __future__ import annotations
@@ -11,17 +11,27 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from ergosphere.agent import cut, parting
 from ergosphere.agent.answering import costs_of, done, failed
-from ergosphere.agent.arranging import GO_S_MAX, Undecided, arrange_all, each, generation_of, ports_of, waiting
+from ergosphere.agent.arranging import (
+    GO_S_MAX,
+    Undecided,
+    arrange_all,
+    each,
+    generation_of,
+    ports_of,
+    quietly,
+    waiting,
+)
 from ergosphere.agent.cut_port import RankPort
+from ergosphere.agent.deciding import Decider, called_off
 from ergosphere.agent.laps import Laps
 from ergosphere.agent.ports import SUSPEND_S_MAX, CellPort, DamagedSnapshot, Refused
 from ergosphere.snapshots import manifest as manifests
 from ergosphere.snapshots import records
-from ergosphere.snapshots.errors import Damaged, NotFound, StoreError, StoreFull
+from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.manifest import Manifest
 from ergosphere.snapshots.store import Store
 from ergosphere.system import Clock
@@ -36,11 +46,8 @@ from ergosphere.wire.agents import (
     ThawOrder,
 )
 
-ATTEMPTS_MAX: Final = 8  # agents that died in the middle of one freeze
 WAKE_LOOK_S: Final = 0.002
-STORE_AGAIN_S: Final = 0.5
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -80,6 +87,10 @@ class Conductor:
             answer = failed(order, error)
         return answer.model_copy(update={"took_s": self.clock.monotonic() - began})
 
+    @property
+    def _decider(self) -> Decider:
+        return Decider(self.store, self.clock)
+
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, order: StartOrder) -> Answer:
@@ -88,7 +99,7 @@ class Conductor:
             return done(order)
         each(cells, lambda cell: cell.discard())
         with ExitStack() as undo:
-            undo.callback(_quietly, cells, lambda cell: cell.discard())
+            undo.callback(quietly, cells, lambda cell: cell.discard())
             each(cells, lambda cell: cell.build(order.life))
             each(cells, lambda cell: cell.launch())
             undo.pop_all()
@@ -132,7 +143,7 @@ class Conductor:
     def _go_through(self, order: ThawOrder, cells: Sequence[CellPort], generation: int, snapshot: str) -> Answer:
         """Ranks of this thaw run already, so it is finished, not begun again: what they did cannot be undone."""
         with ExitStack() as undo:
-            undo.callback(_quietly, cells, lambda cell: cell.discard())
+            undo.callback(quietly, cells, lambda cell: cell.discard())
             each(cells, lambda cell: cell.run(generation))
             undo.pop_all()
         return done(order, snapshot=snapshot, log_lengths=records.load(self.store, snapshot).log_lengths())
@@ -141,7 +152,7 @@ class Conductor:
         body = _as_body(manifest)
         each(cells, lambda cell: cell.discard())
         with ExitStack() as undo:
-            undo.callback(_quietly, cells, lambda cell: cell.discard())
+            undo.callback(quietly, cells, lambda cell: cell.discard())
             laps = Laps(self.clock)
             each(cells, lambda cell: cell.fetch(life, body))
             laps.end("fetch")
@@ -161,14 +172,14 @@ class Conductor:
         cells = self.cells(order.life)
         if order.cooperative:
             return self._let_save(order, cells)
-        attempt = self._attempt(order, cells)
+        attempt = self._decider.attempt(order.order_id, cells)
         if isinstance(attempt, Manifest):  # committed by an agent process before this one
             return self._finish(order, cells, attempt)
         laps = Laps(self.clock)
         with ExitStack() as undo:
             go_on = self._hold(order.life, cells, undo)
             laps.end("hold")
-            undo.callback(self._call_off, attempt, cells)
+            undo.callback(self._decider.call_off, attempt, cells)
             on_commit = "kill" if order.release else "release"
             each(cells, lambda cell: cell.suspend(attempt, SUSPEND_S_MAX, on_commit))
             taken_s = self.clock.now()  # what ranks did up to here is kept, and nothing else
@@ -178,7 +189,7 @@ class Conductor:
             laps.end("dump")
             if not order.release:  # a periodic snapshot: the job goes on while the rest is hashed
                 undo.pop_all()
-                undo.callback(self._call_off, attempt, cells)
+                undo.callback(self._decider.call_off, attempt, cells)
                 each(cells, lambda cell: cell.release(attempt))
                 if stuck := go_on():  # neither would those that were thawed from these images
                     raise Refused(stuck)
@@ -190,12 +201,12 @@ class Conductor:
 
     def _let_save(self, order: FreezeOrder, cells: Sequence[CellPort]) -> Answer:
         """Of a job that cannot be frozen: its ranks save themselves and end, and their files are the snapshot."""
-        decided = self._decided_before(order, cells)
+        decided = self._decider.before(order.order_id, cells)
         if isinstance(decided, Manifest):  # committed by an agent process before this one
             return self._finish(order, cells, decided)
         again = parting.begun(cells)
         if decided is not None and not again:
-            raise _called_off(decided)
+            raise called_off(decided)
         parted: list[parting.Parting] = []
         steps: set[str] = set()
 
@@ -222,20 +233,11 @@ class Conductor:
         except (parting.Gone, parting.Cancelled) as over:
             return self._give_up_saving(order, cells, over)
 
-    def _decided_before(self, order: FreezeOrder, cells: Sequence[CellPort]) -> records.Record | None:
-        """Raises Undecided where the store is away and an agent before this one may have asked the ranks to leave."""
-        try:
-            return records.verdict(self.store, order.order_id)
-        except StoreError as away:
-            if parting.untouched(cells):
-                raise
-            raise Undecided(f"the store does not say how the freeze ended: {away}") from away
-
     def _give_up_saving(self, order: FreezeOrder, cells: Sequence[CellPort], over: Refused) -> Answer:
         """Nothing could be kept, unless the store says that it was. Whoever was never asked runs on."""
         untouched = parting.untouched(cells)
         try:
-            decided = self._call_off(order.order_id, cells)
+            decided = self._decider.call_off(order.order_id, cells)
         except Undecided:
             raise
         except Exception as error:  # whatever it is, it makes nobody alive again
@@ -245,25 +247,6 @@ class Conductor:
         if untouched:
             raise Refused(str(over)) from over.__cause__
         raise over
-
-    def _attempt(self, order: FreezeOrder, cells: Sequence[CellPort]) -> str | Manifest:
-        """The snapshot's id, which is the order's; with a number where an agent before this one died half-way.
-
-        What it had committed is returned to be finished; what it left undecided is called off first, and begun anew.
-        """
-        for number in range(ATTEMPTS_MAX):
-            freeze_id = f"{order.order_id}-{number}" if number else order.order_id
-            decided = records.verdict(self.store, freeze_id)
-            if decided is None and any(freeze_id in held for held in each(cells, lambda cell: cell.held())):
-                decided = self._call_off(freeze_id, cells)
-            if decided is None:
-                return freeze_id
-            if isinstance(decided, Manifest):
-                return decided
-            if isinstance(decided, records.Swept):
-                raise _called_off(decided)
-            self._release(freeze_id, cells)
-        raise Refused(f"the freeze was begun {ATTEMPTS_MAX} times and called off each time")
 
     def _hold(self, life: LifePlan, cells: Sequence[CellPort], undo: ExitStack) -> Callable[[], str]:
         """Bring all shims to a cut; what is returned (and undone) lets the job go on in place, or says why not."""
@@ -280,7 +263,7 @@ class Conductor:
             if stuck is None:
                 return ""
             log.error("job %s: %s", life.job, stuck.reason)
-            _quietly(cells, lambda cell: cell.give_up(stuck.reason))  # they would wait for ever: this life is lost
+            quietly(cells, lambda cell: cell.give_up(stuck.reason))  # they would wait for ever: this life is lost
             return stuck.reason
 
         undo.callback(go_on)
@@ -298,32 +281,6 @@ class Conductor:
     def _generation(self) -> int:
         """A number no earlier cut of this job has used: the process groups' meeting place in the store."""
         return int(self.clock.now() * 1000)
-
-    def _call_off(self, freeze_id: str, cells: Sequence[CellPort]) -> records.Record:
-        """Undo of a suspension: win `abort` first, then let the originals go on."""
-        decided = self._decided(lambda: records.abort(self.store, freeze_id, "the freeze failed before its commit"))
-        if decided is None:  # the store is full: no record of anyone fits in, and only we would have committed
-            decided = records.Aborted(freeze_id, "the store is full")
-        if isinstance(decided, records.Aborted):
-            self._release(freeze_id, cells)
-            _quietly(cells, lambda cell: cell.forget(freeze_id))
-        return decided
-
-    def _decided(self, ask: Callable[[], records.Record]) -> records.Record | None:
-        """The verdict of a freeze, asked for until the store answers; None when it is full and has no verdict."""
-        until_s = self.clock.monotonic() + SUSPEND_S_MAX
-        while True:
-            try:
-                return ask()
-            except StoreFull:
-                return None
-            except StoreError as away:
-                if self.clock.monotonic() > until_s:
-                    raise Undecided(f"the store does not say how the freeze ended: {away}") from away
-                self.clock.sleep(STORE_AGAIN_S)
-
-    def _release(self, freeze_id: str, cells: Sequence[CellPort]) -> None:
-        _quietly(cells, lambda cell: cell.release(freeze_id))
 
     def _seal(
         self, order: FreezeOrder, freeze_id: str, cells: Sequence[CellPort], taken_s: float, stopped_s: float
@@ -344,12 +301,7 @@ class Conductor:
             cells=tuple(manifests.decode_cell(part) for part in parts),
             facts={"threads": life.threads, "name": life.known_name or life.spec.name, **begins},
         )
-        decided = self._decided(lambda: records.commit(self.store, freeze_id, manifest))
-        if decided is None:
-            raise Refused("the shared store is full, so no snapshot can be kept", remedy="free some space there")
-        if not isinstance(decided, Manifest):
-            raise _called_off(decided)
-        return decided
+        return self._decider.commit(manifest)
 
     def _finish(
         self, order: FreezeOrder, cells: Sequence[CellPort], manifest: Manifest, took_s: float = 0.0
@@ -357,9 +309,9 @@ class Conductor:
         """Behind the commit nothing can fail any more: a cell that is out of reach is cleared by its own node."""
         began_s = self.clock.monotonic()
         if order.release:
-            _quietly(cells, lambda cell: cell.retire(manifest.id))
+            quietly(cells, lambda cell: cell.retire(manifest.id))
         took_s += self.clock.monotonic() - began_s
-        _quietly(cells, lambda cell: cell.settle(manifest.id))
+        quietly(cells, lambda cell: cell.settle(manifest.id))
         return done(
             order,
             snapshot=manifest.id,
@@ -407,26 +359,8 @@ class _NoneWhole(Exception):
         self.damaged = damaged
 
 
-def _quietly(cells: Sequence[CellPort], act: Callable[[CellPort], Any]) -> None:
-    """Undo as far as it goes: what one cell cannot undo must not keep the others from it."""
-
-    def tried(cell: CellPort) -> None:
-        try:
-            act(cell)
-        except Exception as error:  # its keeper's deadline, or the next discard, does what is left
-            log.warning("cell %d on %s: %s", cell.seat.index, cell.seat.node, error)
-
-    each(cells, tried)
-
-
 def _all_live(cells: Sequence[CellPort]) -> bool:
     return all(phase in ("live", "ended") for phase in each(cells, lambda cell: cell.phase()))
-
-
-def _called_off(decided: records.Record) -> Refused:
-    """The record says no: somebody who wanted to release an original won `abort` first."""
-    why = decided.why if isinstance(decided, records.Aborted) else "its snapshot was swept"
-    return Refused(f"the freeze was called off: {why}")
 
 
 def _as_body(manifest: Manifest) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _WRITING: Final = threading.Lock()  # records are read, changed and written by s
 
 
 class LifeRecord(BaseModel):
-    """life.json: the plan of a life, which cell of it is here, and how far it has come."""
+    """life.json: the plan of a life, which cell of it is here, and how far it has come. Older agents read it too."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -105,7 +105,7 @@ class LifeFolder:
         aside = self.path / f"life.json.{threading.get_native_id()}"
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(record.model_dump_json())
+            file.write(record.model_dump_json(exclude_defaults=True))
         aside.replace(self.path / "life.json")
         _parsed.cache_clear()
 

@@ -23,7 +23,7 @@ CALL_TIMEOUT_S: Final = 600.0  # a dump of a very large rank; the keepers' deadl
 CALLS_OPEN_MAX: Final = 1000
 ASK_AGAIN_S: Final = 2.0  # after which silence makes a caller ask what became of its call
 NODE_AWAY_S: Final = 6.0  # for so long the server says that a node is not there: then nobody will answer
-NOT_THERE, TOO_BIG = 404, 413
+NOT_THERE, TOO_BIG, NOT_UNDERSTOOD = 404, 413, 422
 REPLIES_KEPT: Final = 200
 REPLY: Final = ""  # the method of a reply
 ASKED: Final = "?"  # the method of the question what became of a call
@@ -83,7 +83,7 @@ class Mailbox:
             mail = asked if status is None else mail
             if status != NOT_THERE:
                 there_s = self.clock.monotonic()
-            if status == TOO_BIG or self.clock.monotonic() > there_s + NODE_AWAY_S:
+            if status in (TOO_BIG, NOT_UNDERSTOOD) or self.clock.monotonic() > there_s + NODE_AWAY_S:
                 raise CallFailed(f"{call.method!r} did not get there: the server answers {status}")
             try:
                 reply = replies.get(timeout=ASK_AGAIN_S)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ergosphere.agent.conduct import Conductor
+from ergosphere.agent.inbox_page import Strange
 from ergosphere.agent.link import ServerAway, ServerLink
 from ergosphere.agent.mailbox import Mailbox
 from ergosphere.system import Clock
@@ -16,6 +17,7 @@ from ergosphere.wire.agents import Answer, EndOrder, Order
 
 ANSWERS_KEPT: Final = 1000
 RETRY_S: Final = 0.5
+END: Final = "end"  # the kind of `EndOrder`
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +45,25 @@ class Orders:
                     self.mailbox.receive(mail)
                 for order in page.orders:
                     self.take(order)
+                for strange in page.strange:
+                    self.refuse(strange)
                 after = page.seq
             except ServerAway:
                 self.clock.sleep(RETRY_S)
             except Exception:  # the one door: an agent that no longer listens would be worse than any one page
                 log.exception("a page of the inbox could not be taken up; it comes again")
                 self.clock.sleep(RETRY_S)
+
+    def refuse(self, strange: Strange) -> None:
+        """Say no to an order that is not understood. One to end a life is left open until somebody understands it:
+        after any answer the job is over, and results that were not brought home are lost.
+        """
+        answer = strange.answer
+        if answer.order_id not in self._answered:
+            log.error("%s.%s: %s; %s", answer.job, answer.incarnation, answer.error, answer.remedy)
+            self._keep(answer)
+        if strange.kind != END:
+            self.link.answer(answer)
 
     def take(self, order: Order) -> None:
         with self._lock:
@@ -74,10 +89,7 @@ class Orders:
                         self._under_way.discard(order.order_id)
                     return
                 log.info("answer %s ok=%s %.3fs %s", order.order_id, answered.ok, answered.took_s, answered.error)
-            with self._lock:
-                self._answered[order.order_id] = answered
-                while len(self._answered) > ANSWERS_KEPT:
-                    self._answered.popitem(last=False)
+            self._keep(answered)
         try:
             self.link.answer(answered)
         except ServerAway:
@@ -85,3 +97,9 @@ class Orders:
         finally:
             with self._lock:
                 self._under_way.discard(order.order_id)
+
+    def _keep(self, answer: Answer) -> None:
+        with self._lock:
+            self._answered[answer.order_id] = answer
+            while len(self._answered) > ANSWERS_KEPT:
+                self._answered.popitem(last=False)

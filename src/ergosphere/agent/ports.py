@@ -28,6 +28,10 @@ class DamagedSnapshot(Refused):
     """An image, file or manifest is not what was written; the snapshot before it may still be whole."""
 
 
+class NotUnderstood(Refused):
+    """What an agent of another version asks means nothing to this one. Nothing is wrong with the job."""
+
+
 class CellPort(Protocol):
     """One cell of a life. Bodies are JSON values, so that a cell of another node is reached by mail."""
 

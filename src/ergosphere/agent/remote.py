@@ -23,7 +23,8 @@ class RemoteCell:
     seat: CellPlan
 
     def _ask(self, method: str, /, **arguments: Any) -> Any:
-        body = {"life": self.life.model_dump(mode="json"), "cell": self.seat.index, "arguments": arguments}
+        life = self.life.model_dump(mode="json", exclude_defaults=True)
+        body = {"life": life, "cell": self.seat.index, "arguments": arguments}
         try:
             return self.mailbox.call(self.seat.node, method, body).get("value")
         except CallFailed as failed:

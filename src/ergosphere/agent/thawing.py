@@ -33,7 +33,7 @@ from ergosphere.agent.place import CellKey, Place
 from ergosphere.agent.ports import DamagedSnapshot, Refused
 from ergosphere.snapshots import manifest
 from ergosphere.snapshots import thawing as files
-from ergosphere.snapshots.errors import Damaged, NotFound, StoreUnreachable
+from ergosphere.snapshots.errors import Damaged, NotFound, StoreUnreachable, look_again
 from ergosphere.snapshots.manifest import CellPart, Manifest
 from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.store import Store
@@ -42,6 +42,7 @@ from ergosphere.wire.agents import CellPlan, LifePlan
 
 RESTORE_S_MAX: Final = 280.0
 GO_S_MAX: Final = 60.0
+MISSING_S: Final = 3.0  # before what is missing is looked for again: lists of stores lag behind by a second or two
 NET_FD: Final = 20  # where CRIU finds the job's network namespace
 
 T = TypeVar("T")
@@ -69,8 +70,8 @@ def fetch(node: Node, life: LifePlan, seat: CellPlan, body: dict[str, Any]) -> N
     folder = lives.create(node.place, record)
     with ThreadPoolExecutor(max_workers=3) as pool:
         tasks = (
-            pool.submit(_fetch_images, node, folder.key, snapshot, part, record),
-            pool.submit(_fetch_files, node, folder, snapshot, part, record),
+            pool.submit(_twice, node, lambda: _fetch_images(node, folder.key, snapshot, part, record)),
+            pool.submit(_twice, node, lambda: _fetch_files(node, folder, snapshot, part, record)),
             pool.submit(_prepare_world, node, folder, record),
         )
     try:
@@ -78,6 +79,11 @@ def fetch(node: Node, life: LifePlan, seat: CellPlan, body: dict[str, Any]) -> N
             task.result()
     except Damaged as damaged:
         raise DamagedSnapshot(str(damaged)) from damaged
+
+
+def _twice(node: Node, fetched: Callable[[], None]) -> None:
+    """A snapshot that is called damaged is not used again before `ergo snapshot fsck`: one look is not enough."""
+    look_again(fetched, lambda: node.clock.sleep(MISSING_S))
 
 
 def _fetch_files(node: Node, folder: LifeFolder, snapshot: Manifest, part: CellPart, record: LifeRecord) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine as Database
 
+from ergosphere.control.accents import Accents
 from ergosphere.control.bell import Bell
 from ergosphere.control.courier import Courier
 from ergosphere.control.inbox import Inbox
@@ -52,6 +53,7 @@ class Service:
     engine: Engine
     ledger: Ledger
     leases: Leases
+    accents: Accents
     logs: LogFiles
     logs_bell: Bell
     inbox: Inbox
@@ -89,6 +91,7 @@ def assemble(
         engine=engine,
         ledger=ledger,
         leases=leases,
+        accents=Accents(ledger),
         logs=logs,
         logs_bell=logs_bell,
         inbox=Inbox(ledger, leases, logs, logs_bell),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import func, select
 
+from ergosphere.control.accents import Accents
 from ergosphere.control.leases import Leases
 from ergosphere.control.ledger import sizes
 from ergosphere.control.ledger.change import Change
@@ -105,16 +106,18 @@ def events(look: Change, job: str | None, after: int, limit: int) -> list[EventI
     return [event(row) for row in look.session.scalars(query)]
 
 
-def nodes(look: Change, leases: Leases) -> list[NodeInfo]:
+def nodes(look: Change, leases: Leases, accents: Accents) -> list[NodeInfo]:
     used: dict[tuple[str, int], str] = {}
     for job in look.live_jobs():
         if job.phase in HOLDS_SEATS:
             used |= {(str(node), int(device)): job.id for node, device in [*job.seats, *job.going_to]}
-    return [_node(row, used, leases, look.now_s) for row in look.session.scalars(select(NodeRow).order_by(NodeRow.id))]
+    rows = look.session.scalars(select(NodeRow).order_by(NodeRow.id))
+    return [_node(row, used, leases, accents.detail(row.id), look.now_s) for row in rows]
 
 
-def _node(row: NodeRow, used: dict[tuple[str, int], str], leases: Leases, now_s: float) -> NodeInfo:
-    detail = "its lease ran out" if row.lost else "" if leases.ready(row.id) else "has not reported yet"
+def _node(row: NodeRow, used: dict[tuple[str, int], str], leases: Leases, accent: str, now_s: float) -> NodeInfo:
+    trouble = "its lease ran out" if row.lost else "" if leases.ready(row.id) else "has not reported yet"
+    state = trouble or f"{row.cores} cores"
     return NodeInfo(
         id=row.id,
         devices=row.devices,
@@ -122,7 +125,7 @@ def _node(row: NodeRow, used: dict[tuple[str, int], str], leases: Leases, now_s:
         ready=leases.ready(row.id),
         draining=row.draining,
         lease_left_s=leases.left_s(row.id),
-        detail=detail or f"{row.cores} cores",
+        detail=f"{state}; {accent}" if accent else state,
         region=row.region,
         cluster=row.cluster,
         domain=row.domain,

@@ -31,7 +31,7 @@ RIPENING_S: Final = 0.5  # how often what is between two states is looked at
 UNTOLD_S: Final = 15.0  # a running cell that its node has not mentioned for so long is not there
 SWEEP_S: Final = 5.0  # how often every job between two states is looked at, whether or not anything was told of it
 BETWEEN: Final = HOLDS_SEATS - {Phase.RUNNING}
-FREEZE_ATTEMPTS_MAX: Final = 8  # as `agent.conduct` counts them: ID, ID-1 … ID-7
+FREEZE_ATTEMPTS_MAX: Final = 8  # as `agent.deciding` counts them: ID, ID-1 … ID-7
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class Damaged(SnapshotError):
         self.snapshot = snapshot
         self.how = how
 
+    @property
+    def is_missing(self) -> bool:
+        """Nothing was read that is wrong: it was not there, or not listed."""
+        return self.how in ("is missing", "are missing")
+
 
 class TooNew(SnapshotError):
     """A document was written by a newer version than this one."""
@@ -131,3 +136,16 @@ def read_again(read: Callable[[], T]) -> T:
         return read()
     except Damaged:
         return read()
+
+
+def look_again(read: Callable[[], T], wait: Callable[[], None]) -> T:
+    """What is read; once more after a `wait` where something is missing: what a store lists may lag behind what is in
+    it, and a share may be back in a moment. Errors: those of `read`.
+    """
+    try:
+        return read()
+    except Damaged as error:
+        if not error.is_missing:
+            raise
+    wait()
+    return read()

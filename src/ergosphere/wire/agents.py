@@ -1,13 +1,17 @@
-"""What the server and the agents say to each other. Agents call the server, never the reverse."""
+"""What the server and the agents say to each other. Agents call the server, never the reverse.
+
+They may be of different versions (docs/decisions/0052-two-versions.md). So what differs from its default is sent and
+nothing else, and the default of a field never changes: one that nobody uses is as if it were not there.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ergosphere.core.model import Why
-from ergosphere.wire.jobs import JobSpec, Sharing, Wire
+from ergosphere.wire.jobs import JobSpec, Sharing, Told, Wire
 
 
 class CellPlan(Wire):
@@ -36,13 +40,24 @@ class LifePlan(Wire):
     fork_names: tuple[str, ...] = ()  # variables of `spec.env` that a fork was given: told to ranks that run already
 
 
-class StartOrder(Wire):
+class _Order(Wire):
+    """An order is understood whole or refused."""
+
+    kind: Any
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Its kind tells how to read it, so it is said though it is the default."""
+        return {"kind": self.kind, **serialize(self)}
+
+
+class StartOrder(_Order):
     kind: Literal["start"] = "start"
     order_id: str
     life: LifePlan
 
 
-class ThawOrder(Wire):
+class ThawOrder(_Order):
     """Bring a snapshot back under `life.incarnation`; `snapshots` are tried in order, newest first."""
 
     kind: Literal["thaw"] = "thaw"
@@ -51,7 +66,7 @@ class ThawOrder(Wire):
     snapshots: tuple[str, ...]
 
 
-class FreezeOrder(Wire):
+class FreezeOrder(_Order):
     """Take a snapshot; with `release` the originals are killed at the commit, without it they go on (periodic)."""
 
     kind: Literal["freeze"] = "freeze"
@@ -63,7 +78,7 @@ class FreezeOrder(Wire):
     newcomer_bytes: int = 0  # memory that whoever gets the room will want there, as far as anybody knows
 
 
-class EndOrder(Wire):
+class EndOrder(_Order):
     """Stop what is left of a life. With `grace_s` > 0 SIGTERM comes first. `collect` brings results and logs home."""
 
     kind: Literal["end"] = "end"
@@ -73,7 +88,7 @@ class EndOrder(Wire):
     collect: bool = True
 
 
-class ResizeOrder(Wire):
+class ResizeOrder(_Order):
     """Every rank stays on its node and computes on the device that `life` gives it. `before`: where they compute."""
 
     kind: Literal["resize"] = "resize"
@@ -85,7 +100,7 @@ class ResizeOrder(Wire):
 Order = Annotated[StartOrder | ThawOrder | FreezeOrder | ResizeOrder | EndOrder, Field(discriminator="kind")]
 
 
-class Cost(Wire):
+class Cost(Told):
     """What one part of a freeze, a thaw or an upload took on one node."""
 
     kind: Literal["freeze", "saving", "thaw", "upload"]
@@ -120,7 +135,7 @@ class Answer(Wire):
     notes: tuple[str, ...] = ()
 
 
-class RankState(Wire):
+class RankState(Told):
     """One rank as its keeper sees it. `wait_status` is raw (see core.model.RankExit)."""
 
     rank: int
@@ -134,7 +149,7 @@ class RankState(Wire):
     sharing: Sharing | None = None  # None: its shim has told nothing
 
 
-class CellState(Wire):
+class CellState(Told):
     """One cell of a life on this node, reported until the server says forget."""
 
     job: str
@@ -146,7 +161,7 @@ class CellState(Wire):
     notes: tuple[str, ...] = ()  # e.g. which rung, read-only path hints
 
 
-class SnapshotState(Wire):
+class SnapshotState(Told):
     """A snapshot that a node holds images of: on its way to the shared store, or there."""
 
     snapshot: str
@@ -157,14 +172,14 @@ class SnapshotState(Wire):
     cost: Cost | None = None  # of an upload that this node has finished
 
 
-class Weighed(Wire):
+class Weighed(Told):
     """Whether a node can thaw a snapshot: `cause` says why not, "" that it can."""
 
     snapshot: str
     cause: str = ""
 
 
-class AgentReport(Wire):
+class AgentReport(Told):
     """Level-triggered: the whole truth of one node, as often as it changes and at least every second."""
 
     node: str
@@ -178,13 +193,13 @@ class AgentReport(Wire):
     weighed: tuple[Weighed, ...] = ()
 
 
-class CellName(Wire):
+class CellName(Told):
     job: str
     incarnation: int
     cell: int
 
 
-class ReportReply(Wire):
+class ReportReply(Told):
     """`lease_s`: how long the agent may act from now; `forget`: cells whose end is on record, or stale ones."""
 
     lease_s: float

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from ergosphere.core.model import Phase, Tier
-from ergosphere.wire.jobs import JobInfo, Label, Wire
+from ergosphere.wire.jobs import JobInfo, Label, Told, Wire
 
 WAIT_S_MAX: Final = 600.0  # the longest one request may block; clients ask again
 PAGE_BYTES_MAX: Final = 1 << 20  # of a log, in one page
@@ -150,7 +150,7 @@ class BlobsMissing(Wire):
     missing: tuple[str, ...]
 
 
-class LogReply(Wire):
+class LogReply(Told):
     """What the server has of a log now. The agent goes on from `length`; `stale`: a newer life writes this log."""
 
     length: int

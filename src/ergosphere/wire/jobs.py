@@ -22,6 +22,12 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Told(Wire):
+    """Base of what is told again and again and orders nothing: what a newer version says besides is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
 class Mount(Wire):
     """A path of the node opened to the job beside its root: `--mount PATH[:rw]`."""
 
@@ -102,7 +108,7 @@ class SnapshotInfo(Wire):
     origin: str = ""  # "JOB@SNAPSHOT" of a copy that a fork began with
 
 
-class Sharing(Wire):
+class Sharing(Told):
     """How a rank shares its device, as its shim tells it. Bytes and steps are counted, never guessed; 0 = not yet."""
 
     state: str  # alone, turns or spliced

@@ -84,6 +84,18 @@ def forked():
     say("child ended", os.waitpid(child, 0)[1])
 
 
+def freed():
+    """Fifty megabytes of the heap that are free again, below something that is not."""
+    blocks = [bytearray(os.urandom(100_000)) for _ in range(500)]
+    last = blocks.pop()
+    del blocks
+    dist.all_reduce(torch.ones(1))
+    say("freed", len(last))
+    while not os.path.exists(f"{signal}/enough"):
+        time.sleep(0.01)
+    dist.barrier()
+
+
 def compiled():
     """Collectives inside compiled functions, and the operator that compiled programs use in place of all-gather."""
     import torch.distributed._functional_collectives as funcol
@@ -110,5 +122,5 @@ def compiled():
 
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-{"compiled": compiled, "late": late, "held_long": held_long, "lost": lost, "forked": forked}[case]()
+{"compiled": compiled, "freed": freed, "late": late, "held_long": held_long, "lost": lost, "forked": forked}[case]()
 dist.destroy_process_group()

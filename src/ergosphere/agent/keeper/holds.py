@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-from . import forks, freezers
+from . import forks, freezers, sleepers
 from .ranks import Rank
 from .wire import Wire
 
@@ -32,6 +32,7 @@ class Holds:
     def __init__(self, ranks: Callable[[], Iterable[Rank]], wire: Wire) -> None:
         self._ranks = ranks
         self._wire = wire
+        self._dumped = False
         self.names: set[str] = set()
 
     def add(self, name: str) -> None:
@@ -52,6 +53,11 @@ class Holds:
     def forget_all(self) -> None:
         """After a kill: nothing is left to hold."""
         self.names.clear()
+        self._dumped = False
+
+    def was_dumped(self) -> None:
+        """CRIU had a rank in hand during this hold: what slept there has to be sent back to sleep."""
+        self._dumped = True
 
     def restore_order(self, ranks: Iterable[Rank]) -> None:
         """While there is a hold, these ranks stand still. Never a rank that is being dumped: CRIU has thawed its group.
@@ -98,11 +104,24 @@ class Holds:
 
     def _let_go(self) -> None:
         self._wire.open()
-        for rank in self._alive():
-            _thaw(rank.group)
+        groups = [rank.group for rank in self._alive()]
+        pids = [pid for group in groups for pid in _pids(group)] if self._dumped else []
+        self._dumped = False
+
+        def let_go() -> None:
+            for group in groups:
+                _thaw(group)
+
+        sleepers.thaw(pids, let_go)
 
     def _alive(self) -> list[Rank]:
         return [rank for rank in self._ranks() if rank.alive]
+
+
+def _pids(group: Any) -> frozenset[int]:
+    with suppress(*freezers.FAILURES):
+        return frozenset(group.pids())
+    return frozenset()
 
 
 def _thaw(group: Any) -> None:

@@ -170,6 +170,7 @@ class Keeper:
 
         def done(end: Ended) -> None:
             self._dumps.discard(pid)
+            self._holds.was_dumped()
             self._holds.restore_order([rank])
             took_s = time.monotonic() - began
             reply({"ok": True, "rc": end.code, "timed_out": end.timed_out, "told": end.told, "took_s": took_s})

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from ergosphere.control.accents import Accents
 from ergosphere.control.api.guard import refused
 from ergosphere.control.service import Service
+from ergosphere.wire import versions
 from ergosphere.wire.agents import AgentReport, Answer, InboxPage, LogChunk, Mail, ReportReply
 from ergosphere.wire.api import LogReply
 
@@ -16,7 +22,7 @@ POLL_S_MAX = 10.0
 
 
 def routes(service: Service) -> APIRouter:
-    router = APIRouter(prefix="/v1/agents", tags=["agents"])
+    router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=_naming_versions(service.accents))
 
     @router.post("/mail", status_code=204)
     def mail(letter: Mail) -> Response:
@@ -30,7 +36,7 @@ def routes(service: Service) -> APIRouter:
     def report(node: str, told: AgentReport) -> ReportReply:
         return service.inbox.report(node, told)
 
-    @router.get("/{node}/inbox")
+    @router.get("/{node}/inbox", response_model_exclude_defaults=True)
     async def inbox(
         node: str, after: int = 0, wait_s: Annotated[float, Query(ge=0, le=POLL_S_MAX)] = POLL_S_MAX
     ) -> InboxPage:
@@ -46,3 +52,27 @@ def routes(service: Service) -> APIRouter:
         return service.inbox.log(chunk)
 
     return router
+
+
+def _naming_versions(accents: Accents) -> type[APIRoute]:
+    """Routes by which both sides say their version, and the server whom it does not understand."""
+
+    class NamingVersions(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                node, theirs = request.path_params.get("node", ""), request.headers.get(versions.HEADER, "")
+                try:
+                    response = await handle(request)
+                    accents.heard(node, self.path, theirs)
+                except RequestValidationError as error:
+                    faults = versions.faults(error.errors())
+                    words = await asyncio.to_thread(accents.puzzled, node, self.path, theirs, faults)
+                    response = refused(422, words, versions.remedy(node))
+                response.headers[versions.HEADER] = versions.VERSION
+                return response
+
+            return answer
+
+    return NamingVersions

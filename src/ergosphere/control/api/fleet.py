@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query
@@ -30,6 +29,7 @@ from ergosphere.wire.api import (
     WaitS,
 )
 from ergosphere.wire.jobs import EventInfo, NodeInfo
+from ergosphere.wire.versions import VERSION
 
 
 def routes(service: Service) -> APIRouter:
@@ -43,7 +43,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/nodes")
     def nodes() -> list[NodeInfo]:
         with ledger.read() as look:
-            return shown.nodes(look, service.leases)
+            return shown.nodes(look, service.leases, service.accents)
 
     @router.post("/nodes/{node}/drain")
     async def drain(node: str, wish: DrainRequest = DrainRequest()) -> NodeVerbResult:
@@ -65,7 +65,7 @@ def routes(service: Service) -> APIRouter:
     def label(node: str, labels: NodeLabels) -> list[NodeInfo]:
         node_facts.label(ledger, node, labels)
         with ledger.read() as look:
-            return [one for one in shown.nodes(look, service.leases) if one.id == node]
+            return [one for one in shown.nodes(look, service.leases, service.accents) if one.id == node]
 
     @router.get("/events")
     async def events(
@@ -86,12 +86,12 @@ def routes(service: Service) -> APIRouter:
 def _status(service: Service) -> StatusInfo:
     identity = service.identity
     with service.ledger.read() as look:
-        nodes = shown.nodes(look, service.leases)
+        nodes = shown.nodes(look, service.leases, service.accents)
         count = select(JobRow.phase, func.count()).group_by(JobRow.phase)
         sharing = sum(_shares(job) for job in look.live_jobs())
         jobs = dict(look.session.execute(count).tuples().all())
     return StatusInfo(
-        version=_version(),
+        version=VERSION,
         fleet=identity.fleet,
         prefix=identity.prefix,
         home=str(identity.home),
@@ -110,13 +110,6 @@ def _status(service: Service) -> StatusInfo:
 
 def _shares(job: JobRow) -> bool:
     return job.phase in HOLDS_SEATS and sizes.devices_of(job) < job.ranks
-
-
-def _version() -> str:
-    try:
-        return version("ergosphere")
-    except PackageNotFoundError:
-        return "0 (not installed)"
 
 
 def _drained(service: Service, node: str, *, must_be_over: bool) -> NodeVerbResult | None:

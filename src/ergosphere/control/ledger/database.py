@@ -10,7 +10,7 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config
 from pydantic_core import from_json
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, NullPool, create_engine, event
 
 BUSY_MS: Final = 10_000  # another process (a backup) may hold the file for a moment
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -33,7 +33,7 @@ def open_database(path: Path) -> Engine:
         json_deserializer=_from_json,
     )
     event.listen(engine, "connect", _prepare)
-    _migrate(engine)
+    _migrate(path)
     return engine
 
 
@@ -61,9 +61,19 @@ def _prepare(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(path: Path) -> None:
+    """All steps to the newest schema, or none: whatever ends us in the middle, the old schema is there, whole."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", _by_hand)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _by_hand(connection: Any, _record: Any) -> None:
+    """Python's driver begins a transaction before INSERT and the like, but not before CREATE, ALTER and DROP."""
+    connection.isolation_level = None

@@ -7,7 +7,6 @@ same contents answer alike, however they came to them: a property test compares 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Final
@@ -32,21 +31,19 @@ from ergosphere.core.policy.borrowing import Borrowing
 from ergosphere.core.policy.entry import (
     SEATLESS,
     Entry,
-    GangKey,
     Key,
-    Place,
-    all_of,
     deadline_s,
     is_emptied,
     is_special,
     kept_masks,
     masks_of,
     rouses_s,
-    wakes_s,
 )
 from ergosphere.core.policy.layers import Group, Layer, Node, PoolKey
 from ergosphere.core.policy.leavers import Leavers
+from ergosphere.core.policy.lines import Lines
 from ergosphere.core.policy.packing import groups_for
+from ergosphere.core.policy.promises import Promises
 from ergosphere.core.policy.quota import Tree
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.seats import takes_jobs
@@ -67,13 +64,9 @@ class Board:
         self.now = Layer(Node.now)
         self.soon = Layer(Node.soon)
         self.whole = Layer(Node.whole)
-        self.lines: dict[GangKey, list[Place]] = {}  # who waits for nothing but seats
-        self.singles: set[JobId] = set()  # who is looked at one by one: wishes, moves, short back-offs, promises
-        self.asleep: set[JobId] = set()  # who waits out a back-off that is too long to keep room for
+        self.lines = Lines()
         self.leavers = Leavers()
-        self.promises: dict[JobId, Placement] = {}
-        self.promised_on: dict[NodeId, dict[JobId, int]] = {}
-        self.promised_devices = 0
+        self.promises = Promises()
         self.borrowing = Borrowing(self.tree)
         self.occupants: dict[NodeId, dict[JobId, tuple[int, int]]] = {}
         self.usable = 0  # devices that may be given to somebody
@@ -118,14 +111,14 @@ class Board:
         quota.check(listed)
         if listed == tuple(self.tree.projects.values()):
             return
-        views, promises = list(self.jobs()), dict(self.promises)
+        views, rooms = list(self.jobs()), dict(self.promises.rooms)
         for view in views:
             self.drop_job(view.id)
         self.tree = Tree(listed)
         self.borrowing = Borrowing(self.tree)
         for view in views:
             self.put_job(view)
-        self.promise(promises)
+        self.promise(rooms)
 
     def put_node(self, view: NodeView) -> None:
         """A node that is new or has changed."""
@@ -150,7 +143,7 @@ class Board:
         if pool[0]:
             heappush(self._alarms, (view.flaky_until_s, "node", view.id))
         node.recount()
-        node.promised = all_of(self.promised_on.get(view.id))
+        node.promised = self.promises.mask(view.id)
         self.touch(node)
         self.whole.touch(node)
         self._look_again_at(node)
@@ -186,11 +179,11 @@ class Board:
 
     def promise(self, rooms: Mapping[JobId, Placement]) -> None:
         """The rooms of the last plan, whole: seats that stay held for jobs until those sit there."""
-        for job_id in [one for one in self.promises if self.promises[one] != rooms.get(one)]:
+        for job_id in self.promises.outdated(rooms):
             self._forget_promise(job_id)
-        for job_id, placement in rooms.items():
-            if job_id not in self.promises and placement:
-                self._remember_promise(job_id, placement)
+        for job_id, room in rooms.items():
+            if job_id not in self.promises.rooms and room:
+                self._remember_promise(job_id, room)
 
     def advance(self, now_s: float) -> None:
         """Time passes: whose standing has changed by it is found at once."""
@@ -205,7 +198,7 @@ class Board:
 
     def alarm_s(self) -> float:
         """When time alone may change a decision next; inf if nobody waits and nobody is to be grown."""
-        if not (self.lines or self.singles or self.asleep or self.leavers.shrunk):
+        if self.lines.is_empty() and not self.leavers.shrunk:
             return NEVER_S
         return self._alarms[0][0] if self._alarms else NEVER_S
 
@@ -284,7 +277,7 @@ class Board:
         self._sit(entry)
         self.borrowing.count(entry, 1)
         self._list(entry)
-        self._line_up(entry)
+        self.lines.add(entry, self.now_s, self.rules, single=self._is_single(entry))
         view = entry.view
         self._set_alarm(view.id, max(min(entry.changes_s, rouses_s(view, self.now_s, self.rules)), self.now_s + TICK_S))
 
@@ -299,14 +292,7 @@ class Board:
             self._recount(name)
         self.borrowing.count(entry, -1)
         self._unlist(entry)
-        self.singles.discard(entry.view.id)
-        self.asleep.discard(entry.view.id)
-        if entry.gang is not None and entry.place is not None:
-            line = self.lines[entry.gang]
-            del line[bisect_left(line, entry.place)]
-            if not line:
-                del self.lines[entry.gang]
-            entry.gang = entry.place = None
+        self.lines.drop(entry)
 
     def _sit(self, entry: Entry) -> None:
         """Its seats on the masks of their nodes."""
@@ -341,20 +327,9 @@ class Board:
     def _is_guarded(self, entry: Entry) -> bool:
         return self.tree.guardian(entry.view.project) is not None
 
-    def _line_up(self, entry: Entry) -> None:
-        view = entry.view
-        if self._is_single(entry):
-            self.singles.add(view.id)
-        elif standing.waits(view) and self.now_s < wakes_s(view, self.rules):
-            self.asleep.add(view.id)
-        elif standing.waits(view):
-            entry.gang = (entry.shape, view.project, view.tier)
-            entry.place = (entry.standing, not view.service, deadline_s(view), view.submitted_s, view.id)
-            insort(self.lines.setdefault(entry.gang, []), entry.place)
-
     def _is_single(self, entry: Entry) -> bool:
         """Whether it has to be looked at by itself, and not as one of many that ask for the same."""
-        if entry.view.id in self.promises or is_special(entry, self.now_s, self.rules):
+        if entry.view.id in self.promises.rooms or is_special(entry, self.now_s, self.rules):
             return True
         return entry.view.phase is Phase.RUNNING and self._must_leave(entry)
 
@@ -373,39 +348,27 @@ class Board:
         for job_id in list(node.occupants):
             entry = self.entries[job_id]
             single = self._is_single(entry)
-            if single != (job_id in self.singles):
-                (self.singles.add if single else self.singles.discard)(job_id)
+            (self.lines.singles.add if single else self.lines.singles.discard)(job_id)
 
-    def _remember_promise(self, job_id: JobId, placement: Placement) -> None:
-        self.promises[job_id] = placement
-        self.promised_devices += len(set(placement))
-        for name, mask in masks_of(placement).items():
-            self.promised_on.setdefault(name, {})[job_id] = mask
-            self._repromise(name)
+    def _remember_promise(self, job_id: JobId, room: Placement) -> None:
+        self._repromise(self.promises.add(job_id, room))
         if job_id in self.entries:
             self._line_again(job_id)
 
     def _forget_promise(self, job_id: JobId) -> None:
-        placement = self.promises.pop(job_id, None)
-        if placement is None:
-            return
-        self.promised_devices -= len(set(placement))
-        for name in masks_of(placement):
-            on = self.promised_on[name]
-            del on[job_id]
-            if not on:
-                del self.promised_on[name]
-            self._repromise(name)
-        if job_id in self.entries:
-            self._line_again(job_id)
+        if job_id in self.promises.rooms:
+            self._repromise(self.promises.drop(job_id))
+            if job_id in self.entries:
+                self._line_again(job_id)
 
     def _line_again(self, job_id: JobId) -> None:
         entry = self.entries[job_id]
         self._take_off(entry)
         self._put_on(entry)
 
-    def _repromise(self, name: NodeId) -> None:
-        node = self.nodes.get(name)
-        if node is not None:
-            node.promised = all_of(self.promised_on.get(name))
-            self.touch(node)
+    def _repromise(self, names: Iterable[NodeId]) -> None:
+        for name in names:
+            node = self.nodes.get(name)
+            if node is not None:
+                node.promised = self.promises.mask(name)
+                self.touch(node)

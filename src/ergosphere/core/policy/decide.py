@@ -74,7 +74,7 @@ def _in_order(decisions: dict[JobId, Decision]) -> tuple[Decision, ...]:
 
 
 def _singles(board: Board) -> list[Entry]:
-    return sorted((board.entries[job_id] for job_id in board.singles), key=board.key)
+    return sorted((board.entries[job_id] for job_id in board.lines.singles), key=board.key)
 
 
 def _queue(turn: Turn) -> Iterator[Entry]:
@@ -84,7 +84,7 @@ def _queue(turn: Turn) -> Iterator[Entry]:
     """
     board = turn.board
     heap: list[tuple[Key, JobId, int]] = []
-    lines = list(board.lines.values())
+    lines = list(board.lines.gangs.values())
     for number, line in enumerate(lines):
         heap.append((board.key(board.entries[line[0][-1]]), line[0][-1], number))
     heap.extend((board.key(entry), entry.view.id, -1) for entry in _singles(board))
@@ -226,7 +226,7 @@ def _seat(turn: Turn, entry: Entry) -> None:
     if not shares:
         _over_quota(turn, entry, job.ranks // wanted[-1])
         return
-    if job.id not in board.promises and _was_in_vain(turn, entry, shares):
+    if job.id not in board.promises.rooms and _was_in_vain(turn, entry, shares):
         return
     found = turn.own_room(entry, board.now)
     if found is not None:
@@ -269,7 +269,8 @@ def _seat_with(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
         _sit(turn, entry, found)
         return True
     found = None
-    if board.promises or board.soon.refresh().total > board.now.refresh().total:  # else all that comes free is free
+    # Where neither is true, all that comes free is free.
+    if board.promises.rooms or board.soon.refresh().total > board.now.refresh().total:
         found = turn.own_room(entry, board.soon) or turn.place(entry, board.soon, shares)
     if found is None:
         return make_room(turn, entry, shares)

@@ -242,7 +242,7 @@ def supposing(board: Board, change: _Change) -> Iterator[None]:
     """The board as it would be; afterwards as it was."""
     jobs = [board.entries[job_id].view for job_id in (*(job.id for job in change.jobs), *change.gone)]
     nodes = [board.nodes[node.id].view for node in change.nodes]
-    promises = dict(board.promises)
+    rooms = dict(board.promises.rooms)
     projects = tuple(board.tree.projects.values())
     try:
         if change.projects is not None:
@@ -261,7 +261,7 @@ def supposing(board: Board, change: _Change) -> Iterator[None]:
             board.put_job(job)
         if change.projects is not None:
             board.put_projects(projects)
-        board.promise(promises)
+        board.promise(rooms)
 
 
 def _gets_room(plan: Plan, job_id: JobId) -> bool:

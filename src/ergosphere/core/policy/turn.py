@@ -109,7 +109,7 @@ class Turn:
 
     def lift_promise(self, job_id: JobId) -> None:
         """Its turn has come: what was promised to it is its own to take or to leave."""
-        placement = self.board.promises.get(job_id)
+        placement = self.board.promises.rooms.get(job_id)
         if placement is None or job_id in self._kept:
             return
         self._kept.add(job_id)
@@ -121,7 +121,7 @@ class Turn:
             if node is None:
                 continue
             node.promised = 0
-            for job_id, mask in self.board.promised_on[name].items():
+            for job_id, mask in self.board.promises.on[name].items():
                 node.promised |= 0 if job_id in self._kept else mask
             self._mark(name)
 
@@ -129,7 +129,7 @@ class Turn:
     def ignoring_promises(self) -> Iterator[bool]:
         """Promises to those behind are no obstacle in here. False: there are none."""
         nodes = self.board.nodes
-        firm = {name: self._firm_on(name) for name in self.board.promised_on if name in nodes}
+        firm = {name: self._firm_on(name) for name in self.board.promises.on if name in nodes}
         before = {name: nodes[name].promised for name, mask in firm.items() if nodes[name].promised != mask}
         for name in before:
             nodes[name].promised = firm[name]
@@ -145,7 +145,7 @@ class Turn:
         """Devices promised there to jobs that claimed them and are as urgent as the one that is served: whoever left
         for them must not come back before them."""
         firm = 0
-        for job_id, mask in self.board.promised_on[name].items():
+        for job_id, mask in self.board.promises.on[name].items():
             if job_id not in self._kept and self._claimed(job_id) <= self.urgency:
                 firm |= mask
         return firm
@@ -184,9 +184,8 @@ class Turn:
         """The board as it was found."""
         for name in self._touched:
             node = self.board.nodes[name]
-            node.taken = node.going = node.promised = 0
-            for mask in self.board.promised_on.get(name, {}).values():
-                node.promised |= mask
+            node.taken = node.going = 0
+            node.promised = self.board.promises.mask(name)
             self.board.touch(node)
         for job, devices in self._used:
             self.board.tree.use(job.project, job.tier, -devices)
@@ -206,10 +205,10 @@ class Turn:
         return None
 
     def _place(self, entry: Entry, layer: Layer, share: int) -> Placement | None:
-        if layer.refresh().total + self.board.promised_devices < entry.shape.ranks // share:
+        if layer.refresh().total + self.board.promises.devices < entry.shape.ranks // share:
             return None
         found = self.place_as_is(entry, layer, share)
-        if found is not None or not self.board.promised_on:
+        if found is not None or not self.board.promises.on:
             return found
         with self.ignoring_promises() as some:
             return self.place_as_is(entry, layer, share) if some else None
@@ -235,7 +234,7 @@ class Turn:
 
     def own_room(self, entry: Entry, layer: Layer) -> Placement | None:
         """What was promised to it, where that still makes sense and can be had."""
-        room = self.board.promises.get(entry.view.id)
+        room = self.board.promises.rooms.get(entry.view.id)
         if room is None or not keeps_cells(entry.view, room) or not self._may_share(entry, room):
             return None
         nodes = self.board.nodes
@@ -279,7 +278,7 @@ class Turn:
         free = self.board.now.refresh().total
         promised = sum(
             (node.promised & node.full & ~(node.held | node.leaving | node.taken)).bit_count()
-            for name in self.board.promised_on
+            for name in self.board.promises.on
             if (node := self.board.nodes.get(name)) is not None
         )
         return Counts(free + promised, self.held_free)

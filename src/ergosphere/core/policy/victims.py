@@ -86,7 +86,7 @@ def _lent(turn: Turn, entry: Entry, offer: Offer) -> list[Entry]:
 def _could_be_enough(turn: Turn, urgency: int, devices: int, *, claims: bool) -> bool:
     board = turn.board
     weaker = sum(board.leavers.devices[urgency if claims else urgency + 1 :])
-    return weaker > 0 and board.soon.refresh().total + board.promised_devices + weaker >= devices
+    return weaker > 0 and board.soon.refresh().total + board.promises.devices + weaker >= devices
 
 
 def would_fit(turn: Turn, entry: Entry, urgency: int) -> bool:

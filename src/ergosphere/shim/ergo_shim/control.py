@@ -3,7 +3,8 @@
 Orders, each a JSON object with `order` and `id`:
     hold {limits}      operations beyond the limits wait
     settle             finish what was launched; "settled" is told when nothing is outstanding
-    quiesce {orphans}  drop the real groups, unmap the file, say "ready"; groups named `orphans` will not be rebuilt
+    quiesce {orphans}  drop the real groups, give freed memory back, unmap the file, say "ready"; groups named
+                       `orphans` will not be rebuilt
     go {generation}    rebuild the groups under that generation and go on
     release {token}    go on; if groups were dropped, rebuild them under the token first
     verdict {word}     let out the callers kept by a fault
@@ -97,6 +98,7 @@ class Control:
             self._settling = False
             self._orphans = set(order["orphans"])
             self._seam.drop_all()
+            self._trim()
         elif verb == "go":
             self._go_on("ergo/%s" % order["generation"])
             self._seam.generation = order["generation"]
@@ -104,6 +106,13 @@ class Control:
             self._go_on("ergo/undo/%s" % order["token"])
         elif verb == "verdict":
             self._seam.verdict(order["word"])
+
+    @staticmethod
+    def _trim() -> None:
+        """Buffers that the program has freed are no part of its state: they need not be frozen, sent or stored."""
+        from . import pages
+
+        pages.trim()
 
     def _settle(self) -> None:
         if not self._seam.settled and self._look_if_settled():

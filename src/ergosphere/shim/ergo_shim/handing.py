@@ -81,10 +81,13 @@ def gradients(optimizer: Any, thorough: bool) -> "list[Any]":
 
 
 def open_for(path: str) -> int:
-    """The file, open, marked as that of a step under way."""
-    opened = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    """The file, open; before a step is agreed upon, since nobody can go back once it is made. Raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def begin(opened: int) -> None:
+    """Marks the file as that of a step under way."""
     os.pwrite(opened, HEAD.pack(FAILED), 0)
-    return opened
 
 
 def changes(optimizer: Any, before: Before, thorough: bool) -> Told:
@@ -105,7 +108,14 @@ def changes(optimizer: Any, before: Before, thorough: bool) -> Told:
 
 
 def hand_over(opened: int, told: Told, optimizer: Any) -> None:
-    """Writes it down. Gradients that were changed where they lie go as they are, behind the rest."""
+    """Writes it down. Gradients that were changed where they lie go as they are, behind the rest. Raises Lost."""
+    try:
+        _hand_over(opened, told, optimizer)
+    except OSError as error:
+        raise Lost("what the step did cannot be handed over: %s" % error) from error
+
+
+def _hand_over(opened: int, told: Told, optimizer: Any) -> None:
     if told == Told():
         os.pwrite(opened, HEAD.pack(NOTHING), 0)
         return
@@ -130,10 +140,10 @@ def hand_over(opened: int, told: Told, optimizer: Any) -> None:
             os.close(where)
 
 
-def take_over(optimizer: Any, path: str, tensors: "list[Any]") -> Any:
+def take_over(optimizer: Any, opened: int, tensors: "list[Any]") -> Any:
     """Adopts what lies there, raises what the step raised, and returns what it returned. `tensors`: all it keeps."""
     try:
-        told = _read(optimizer, path)
+        told = _read(optimizer, opened)
     except OSError as error:
         raise Lost("what the step did cannot be read: %s" % error) from error
     _adopt(optimizer, told, tensors)
@@ -142,21 +152,26 @@ def take_over(optimizer: Any, path: str, tensors: "list[Any]") -> Any:
     return unpacked(told.answer)
 
 
-def _read(optimizer: Any, path: str) -> Told:
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _read(optimizer: Any, opened: int) -> Told:
+    size = _size(opened)
+    if size == ELSEWHERE:
+        return _read_elsewhere(optimizer, _elsewhere(opened))
+    if size == NOTHING:
+        return Told()
+    if size == FAILED:
+        raise Lost("the rank that steps for this device could not hand over what its step did")
+    told: Told = pickle.loads(_got(opened, size, HEAD.size))
+    _adopt_gradients(optimizer, told, opened, HEAD.size + size)
+    return told
+
+
+def _read_elsewhere(optimizer: Any, path: str) -> Told:
+    """Anybody may put a link where it should lie: it is not followed."""
+    spare = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        size = _size(opened)
-        if size == ELSEWHERE:
-            return _read(optimizer, _spare(path))
-        if size == NOTHING:
-            return Told()
-        if size == FAILED:
-            raise Lost("the rank that steps for this device could not hand over what its step did")
-        told: Told = pickle.loads(_got(opened, size, HEAD.size))
-        _adopt_gradients(optimizer, told, opened, HEAD.size + size)
-        return told
+        return _read(optimizer, spare)
     finally:
-        os.close(opened)
+        os.close(spare)
 
 
 def _size(opened: int) -> int:

@@ -1,4 +1,4 @@
-"""One reduction under way, and where the members of its group sit: plain values that `sums` works on."""
+"""One reduction under way, and where the members of its group sit: plain values that `sums` and `parts` work on."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def own_work_class(base: Any) -> Any:
         def wait(self, *args: Any, **kwargs: Any) -> bool:
             with Waiting(self._group.seam):
                 given = args[0] if args else kwargs.get("timeout")
-                self._sums.wait(self._operation, given.total_seconds if given else self._group.limit_s)
+                self._sums.wait(self._operation, given.total_seconds if given else self._operation.limit_s)
                 self._let_go()
                 return True
 

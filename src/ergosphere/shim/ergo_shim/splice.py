@@ -172,10 +172,23 @@ class Splice:
         """A step with mates; `answer` stays empty where it is to be made alone."""
         if not sharer.is_joined or sharer.refusal is not None:
             self._withdraw(mates, sharer, True)
-        elif self._agree(mates, sharer, optimizer):
-            answer.append(self._shared_step(mates, sharer, own, optimizer))
+        elif self._agree_and_step(mates, sharer, own, optimizer, answer):
             return
         self._leave(sharer)
+
+    def _agree_and_step(self, mates: Mates, sharer: Sharer, own: Step, optimizer: Any, answer: "list[Any]") -> bool:
+        opened, why = -1, None
+        try:
+            opened = handing.open_for(sharer.path)
+        except OSError as error:  # no more files may be open: a step that is agreed upon could not be handed over
+            why = "nothing can be handed over: %s" % error.strerror
+        try:
+            if self._agree(mates, sharer, optimizer, why):
+                answer.append(self._shared_step(mates, sharer, own, optimizer, opened))
+            return bool(answer)
+        finally:
+            if opened >= 0:
+                os.close(opened)
 
     def _alone(self, sharer: Sharer, own: Step, optimizer: Any, args: Any, kwargs: Any) -> Any:
         self._alone_steps += 1
@@ -207,11 +220,12 @@ class Splice:
         elif not adopt.is_plain(answer):
             sharer.refusal = "its step returns more than plain values"
 
-    def _agree(self, mates: Mates, sharer: Sharer, optimizer: Any) -> bool:
+    def _agree(self, mates: Mates, sharer: Sharer, optimizer: Any, why: Optional[str]) -> bool:
+        """`why`: what stands against it already."""
         began_s = time.monotonic()
         record = Record(sharer.steps)
         try:
-            why = together.changed(sharer, optimizer, self._writes) or together.fill(record, sharer, optimizer)
+            why = why or together.changed(sharer, optimizer, self._writes) or together.fill(record, sharer, optimizer)
         except Exception as error:
             why = "its tensors could not be looked at: %s" % error
         self._check_s += time.monotonic() - began_s
@@ -224,19 +238,19 @@ class Splice:
             self._why = why or "gradients or settings differed between ranks of one device"
         return False
 
-    def _shared_step(self, mates: Mates, sharer: Sharer, own: Step, optimizer: Any) -> Any:
+    def _shared_step(self, mates: Mates, sharer: Sharer, own: Step, optimizer: Any, opened: int) -> Any:
         self._shared_steps += 1
         try:
             if mates.is_first:
                 try:
-                    return together.lead(sharer, own, optimizer, self._surroundings)
+                    return together.lead(sharer, own, optimizer, self._surroundings, opened)
                 finally:
                     mates.done(sharer.round(STEP))
             if not mates.await_done(sharer.round(STEP)):
                 lost = "Connection closed by peer: the rank that steps for this device has ended"
                 self._seam.judge(lost)
                 raise RuntimeError(lost)
-            return together.follow(sharer, optimizer)
+            return together.follow(sharer, optimizer, opened)
         except handing.Lost as error:
             # What this step has changed is not the same on all ranks: nothing may go on from here.
             self._lost = error

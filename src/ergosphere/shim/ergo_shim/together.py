@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from typing import Any, Callable, Optional
 
@@ -53,41 +52,38 @@ def fill(record: Record, sharer: Sharer, optimizer: Any) -> Optional[str]:
     return None if record.is_known else "its settings are more than plain values"
 
 
-def lead(sharer: Sharer, own: Step, optimizer: Any, surroundings: "Callable[[], Any]") -> Any:
-    """The program's step, on the shared pages, and the handing over of all that came of it besides."""
-    opened = handing.open_for(sharer.path)
+def lead(sharer: Sharer, own: Step, optimizer: Any, surroundings: "Callable[[], Any]", opened: int) -> Any:
+    """The program's step, on the shared pages, and the handing over of all that came of it besides, to `opened`."""
+    handing.begin(opened)
+    thorough = not sharer.proof.is_torchs
+    before = handing.snapshot(optimizer, thorough)
+    around = surroundings() if thorough else None
+    answer, error = None, None
     try:
-        thorough = not sharer.proof.is_torchs
-        before = handing.snapshot(optimizer, thorough)
-        around = surroundings() if thorough else None
-        answer, error = None, None
-        try:
-            _swap_in(sharer)
-            answer = own(optimizer)
-        except Exception as raised:
-            error = raised
-        finally:
-            replaced = _swap_back(sharer)
-        if thorough and around != surroundings():
-            raise handing.Lost("the optimizer's step drew random numbers or spoke to other ranks")
-        odd = adopt.oddity(optimizer, sharer.proof.is_torchs) if thorough else None
-        if odd is not None:
-            raise handing.Lost(odd)
-        told = handing.changes(optimizer, before, thorough)
-        told = told._replace(tensors=replaced, error=error, answer=handing.told_of(answer))
-        handing.hand_over(opened, told, optimizer)
+        _swap_in(sharer)
+        answer = own(optimizer)
+    except Exception as raised:
+        error = raised
     finally:
-        os.close(opened)
+        replaced = _swap_back(sharer)
+    if thorough and around != surroundings():
+        raise handing.Lost("the optimizer's step drew random numbers or spoke to other ranks")
+    odd = adopt.oddity(optimizer, sharer.proof.is_torchs) if thorough else None
+    if odd is not None:
+        raise handing.Lost(odd)
+    told = handing.changes(optimizer, before, thorough)
+    told = told._replace(tensors=replaced, error=error, answer=handing.told_of(answer))
+    handing.hand_over(opened, told, optimizer)
     if error is not None:
         raise error
     return answer
 
 
-def follow(sharer: Sharer, optimizer: Any) -> Any:
+def follow(sharer: Sharer, optimizer: Any, opened: int) -> Any:
     """What a step comes to in a rank that did not make it."""
     if sharer.tensors:
         sys.modules["torch"].autograd.graph.increment_version(sharer.tensors)
-    return handing.take_over(optimizer, sharer.path, sharer.tensors)
+    return handing.take_over(optimizer, opened, sharer.tensors)
 
 
 def _swap_in(sharer: Sharer) -> None:
