@@ -49,8 +49,12 @@ def measure(quick: bool) -> list[Row]:
 
 def rank_rows(quick: bool) -> list[Row]:
     """Real images of a real job: four ranks beside one of them, and the same job 20 steps later."""
+    return [each for width in ((512,) if quick else (2048, 4096)) for each in _rank_rows(width)]
+
+
+def _rank_rows(width: int) -> list[Row]:
     with TemporaryDirectory(dir=DISK) as kept:
-        first, second = _ddp_images(Path(kept), 512 if quick else 2048)
+        first, second = _ddp_images(Path(kept), width)
         alone, whole = MemoryStore(), MemoryStore()
         one = _new_bytes(alone, first / "rank0", "one")
         four = _new_bytes(whole, first, "all")
@@ -58,12 +62,15 @@ def rank_rows(quick: bool) -> list[Row]:
         _explain(whole, second)
         print(f"  20 steps later: {later / four:.3g} of the first snapshot's bytes are stored anew", flush=True)
         again = stored_again(whole, first, second)
+    case = f"{LAYERS * width * (width + 1) / 1e6:.0f}M"
+    against = f"stored bytes of one rank, {one / 1e6:.0f} MB; {case} parameters with Adam"
     return [
-        row("store/bytes/ddp4_over_1", [four / one], "×", goal=1.15, bar=1.4, against="stored bytes of one rank"),
-        row("store/bytes/unchanged_20_steps_later", [again], "stored again", goal=0.02, bar=0.1, against=UNCHANGED),
+        row(f"store/bytes/ddp4_over_1/{case}", [four / one], "×", goal=1.15, bar=1.4, against=against),
+        row(f"store/bytes/unchanged_20_steps/{case}", [again], "stored again", goal=0.02, bar=0.1, against=UNCHANGED),
     ]
 
 
+LAYERS = 4  # of the DDP job
 UNCHANGED = "pages that are as 20 steps before; they should cost nothing"
 
 
@@ -122,7 +129,7 @@ def _explain(store: Store, second: Path) -> None:
 def _ddp_images(kept: Path, width: int) -> tuple[Path, Path]:
     with fleet(1, 4) as place, TemporaryDirectory() as folder:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        command = ["torchrun", "--nproc-per-node", "4", str(PROGRAMS / "adam.py"), str(width), "4"]
+        command = ["torchrun", "--nproc-per-node", "4", str(PROGRAMS / "adam.py"), str(width), str(LAYERS)]
         environment = {"PATH": path, "OMP_NUM_THREADS": "1"}
         place.ergo("submit", "--name", "adam", "--", *command, cwd=Path(folder), env=environment)
         job = str(place.job("adam")["id"])

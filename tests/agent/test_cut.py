@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +28,7 @@ class Op:
     peer: int = ANYONE
     tag: int = 0
     waits: bool = True
+    steps: bool = False  # an optimizer steps after it
 
     @property
     def sequence(self) -> str:
@@ -54,6 +55,7 @@ class SimRank:
     limits: dict[str, int] = field(default_factory=dict)
     want: Op | None = None
     waiting: Op | None = None
+    since_step: int = -1
 
     def obey(self) -> None:
         order = self.orders.pop(0)
@@ -88,6 +90,7 @@ class SimRank:
         self.tags.setdefault(op.sequence, Counter())[op.tag] += 1
         self.done += 1
         self.waiting = op if op.waits else None
+        self.since_step = 0 if op.steps else self.since_step + (self.since_step >= 0)
 
     def view(self, world: World) -> RankView:
         if self.state is RankState.NONE:
@@ -95,7 +98,9 @@ class SimRank:
         settled = self.settling and world.is_settled(self)
         wants = () if self.want is None else (Want(self.want.sequence, self.counts[self.want.sequence] + 1, "op"),)
         sequences = tuple(self.told(op) for op in self.known.values())
-        return RankView(self.state, not self.orders, settled, 0, "w", self.number, sequences, wants)
+        return RankView(
+            self.state, not self.orders, settled, 0, "w", self.number, sequences, wants, since_step=self.since_step
+        )
 
     def told(self, op: Op) -> SequenceView:
         tags = sum(tag * 1_000_003 * n for tag, n in self.tags.get(op.sequence, Counter()).items())
@@ -157,9 +162,9 @@ def programs(draw: st.DrawFn) -> tuple[int, list[list[Op]]]:
     program: list[list[Op]] = [[] for _ in ranks]
     made: set[str] = set()
 
-    def collective(group: str, waits: bool) -> None:
+    def collective(group: str, waits: bool, steps: bool = False) -> None:
         for member in groups[group]:
-            program[member].append(Op(Kind.ALL, group, groups[group], waits=waits))
+            program[member].append(Op(Kind.ALL, group, groups[group], waits=waits, steps=steps))
 
     for _ in range(draw(st.integers(1, 25))):
         group = draw(st.sampled_from(sorted(groups)))
@@ -168,7 +173,7 @@ def programs(draw: st.DrawFn) -> tuple[int, list[list[Op]]]:
             collective(group, waits=True)
         waits = draw(st.booleans())
         if draw(st.booleans()):
-            collective(group, waits)
+            collective(group, waits, steps=draw(st.booleans()))
             continue
         source, target = draw(st.permutations(groups[group]))[:2]
         tag = draw(st.integers(0, 2))
@@ -287,3 +292,28 @@ def test_a_fault_refuses_the_cut_and_is_told():
     view = RankView(RankState.RUNNING, fault="Connection closed by peer")
     _, _, outcome = cut.step(CutState(0.0, 1.0), {3: view}, 0.0)
     assert outcome == CutFailed(3, "rank 3 has lost a peer in a collective: Connection closed by peer")
+
+
+def between(since_step: int, wants: bool = True) -> RankView:
+    """A rank of two that has launched six collectives of the default group."""
+    sequence = SequenceView("0#1", "0#1", Kind.ALL, (0, 1), -1, 6, 0)
+    held_at = (Want("0#1", 7, "allreduce"),) if wants else ()
+    return RankView(RankState.HELD, True, False, 0, "w", 0, (sequence,), held_at, since_step=since_step)
+
+
+def together(one: RankView, other: RankView, after_s: float) -> tuple[object, ...]:
+    """What is ordered when both stand at the same place that long after the cut began."""
+    views = {0: one, 1: replace(other, rank=1)}
+    state, _, _ = cut.step(CutState(0.0, 10.0), views, 0.0)
+    _, orders, outcome = cut.step(state, views, after_s)
+    assert outcome is None
+    return orders
+
+
+def test_ranks_in_the_middle_of_a_step_are_let_on_to_its_end_while_there_is_time():
+    on = (Hold(0, {"0#1": 7}), Hold(1, {"0#1": 7}))
+    assert together(between(2), between(2), 0.1) == on
+    assert together(between(0), between(0), 0.1) == (Settle(0), Settle(1))
+    assert together(between(0), between(0, wants=False), 0.1) == (), "the other one may still be in its step"
+    assert together(between(2), between(2), 0.6) == (Settle(0), Settle(1))
+    assert together(between(2), between(-1), 0.1) == (Settle(0), Settle(1)), "not all take steps"

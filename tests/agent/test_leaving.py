@@ -6,12 +6,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.nodekit import Away, Hanging, a_node, dumped, frozen, life
 from tests.e2e.fleet import wait_for
 
-from ergosphere.agent import leaving, settling, spilling
+from ergosphere.agent import leaving, lives, settling, spilling
 from ergosphere.agent.node import Node
 from ergosphere.snapshots import records
 from ergosphere.snapshots.records import Aborted
@@ -84,6 +85,17 @@ def test_a_life_that_ended_and_was_not_yet_taken_away_keeps_no_files_in_memory(n
     life(node).update(phase="ended")
     leaving.let_images_go(node)
     assert not settling.image_folders(node) and not pool_names(node)
+
+
+def test_a_life_that_was_being_removed_when_the_agent_ended_is_no_life(node: Node, monkeypatch: Any) -> None:
+    folder = life(node)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_args, **_options: None)  # it came no further
+        folder.remove()
+    assert list(lives.folders(node.place)) == [] and any(node.place.lives.iterdir())
+    leaving.let_images_go(node)
+    lives.sweep(node.place)
+    assert not any(node.place.lives.iterdir())
 
 
 def test_where_a_cell_lives_everything_stays(node: Node) -> None:

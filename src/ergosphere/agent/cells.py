@@ -186,3 +186,4 @@ class LocalCells:
                 ending.discard(self.node, folder.key)
         sharing.sweep_shared(self.node)
         spilling.sweep(self.node)
+        lives.sweep(self.node.place)

@@ -17,6 +17,7 @@ from ergosphere.system import Clock
 
 LOOK_S: Final = 0.0005  # pause between two looks at the ranks: well under the cut's own 10 ms
 DROP_S_MAX: Final = 10.0  # beyond the deadline, once groups are being dropped
+STEP_S_MAX: Final = 0.5  # for ranks to come between two steps, where replicas hold the same and are stored once
 STALL_PART: Final = 0.25  # of the deadline without any movement, after which everyone held is let on by one operation
 UNHELD: Final = (RankState.NONE, RankState.GONE)
 
@@ -204,9 +205,14 @@ def _bring_together(state: CutState, holding: Holding, views: Mapping[int, RankV
     moved_at_s = now_s if views != holding.seen else holding.moved_at_s
     targets, lags = cut_ledger.advance(ledger, holding.targets)
     if lags and now_s - moved_at_s > STALL_PART * state.deadline_s:
-        targets, moved_at_s = _let_all_on(views, targets), now_s
+        # Somebody who is behind waits for something that is no collective, from somebody who is held.
+        targets, moved_at_s = _let_on(views, targets), now_s
     late = [rank for rank, view in views.items() if not _is_held(view)]
-    if not lags and not late:
+    has_time = now_s - state.began_s < min(STEP_S_MAX, STALL_PART * state.deadline_s)
+    midway = _midway(views) if not lags and not late and has_time else {}
+    if midway:
+        targets, lags = cut_ledger.advance(ledger, _let_on(midway, targets))
+    elif not lags and not late:
         live = [rank for rank, view in views.items() if view.state is not RankState.GONE]
         return replace(state, phase=Settling()), tuple(Settle(rank) for rank in live), None
     if now_s - state.began_s > state.deadline_s:
@@ -220,8 +226,16 @@ def _bring_together(state: CutState, holding: Holding, views: Mapping[int, RankV
     return replace(state, phase=Holding(targets, ordered, views, moved_at_s)), tuple(holds), None
 
 
-def _let_all_on(views: Mapping[int, RankView], targets: Mapping[Series, int]) -> dict[Series, int]:
-    # Somebody who is behind waits for something that is no collective, from somebody who is held.
+def _midway(views: Mapping[int, RankView]) -> dict[int, RankView]:
+    """Ranks that are not held between two steps, in a job whose ranks all take steps."""
+    taking = {rank: view for rank, view in views.items() if view.takes_part}
+    if len(taking) < 2 or any(view.since_step < 0 for view in taking.values()):
+        return {}
+    return {rank: view for rank, view in taking.items() if view.since_step or not view.wants}
+
+
+def _let_on(views: Mapping[int, RankView], targets: Mapping[Series, int]) -> dict[Series, int]:
+    """Each by the one operation that it is held at."""
     raised = dict(targets)
     for view in views.values():
         for series, number in cut_ledger.wanted(view).items():

@@ -113,6 +113,7 @@ def _view(told: Mapping[str, Any], answered: bool, others: int) -> RankView:
         error=told.get("error"),
         unmanaged=tuple(told.get("unmanaged", ())),
         others=others,
+        since_step=told.get("since_step", -1),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from enum import StrEnum
 from typing import Any, Final
 
@@ -54,7 +55,9 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class RankView:
-    """One rank at one moment. `answered`: it has obeyed the last order it was given."""
+    """One rank at one moment. `answered`: it has obeyed the last order it was given.
+
+    `since_step`: operations launched since an optimizer last stepped, -1 where none has."""
 
     state: RankState = RankState.NONE
     answered: bool = True
@@ -69,6 +72,7 @@ class RankView:
     error: str | None = None
     unmanaged: tuple[str, ...] = ()
     others: int = 0
+    since_step: int = -1
 
     @property
     def takes_part(self) -> bool:
@@ -82,7 +86,8 @@ class RankView:
 
 def from_json(told: Mapping[str, Any]) -> RankView:
     """The view that `to_json` made an object of. Raises KeyError, TypeError or ValueError if it is none."""
-    fields = dict(told)
+    known = {field.name for field in dataclass_fields(RankView)}
+    fields = {name: value for name, value in told.items() if name in known}  # a newer node may tell more
     fields["state"] = RankState(fields["state"])
     fields["sequences"] = tuple(
         SequenceView(**{**s, "kind": Kind(s["kind"]), "members": tuple(s["members"])}) for s in fields["sequences"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -130,7 +131,12 @@ class LifeFolder:
         return not (self.path / "life.json").exists() if record is None else record.phase == "building"
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """All at once: an agent that ends in the middle finds no half of it, which would look like a life."""
+        aside = self.path.with_name(f".{self.path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def folders(place: Place) -> Iterator[LifeFolder]:
@@ -138,8 +144,14 @@ def folders(place: Place) -> Iterator[LifeFolder]:
     if not place.lives.is_dir():
         return
     for path in sorted(place.lives.iterdir()):
-        if path.is_dir() and path.name.count(".") >= 2:
+        if path.is_dir() and not path.name.startswith(".") and path.name.count(".") >= 2:
             yield LifeFolder(path)
+
+
+def sweep(place: Place) -> None:
+    """What an agent before this one did not finish removing."""
+    for path in place.lives.glob(".*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def create(place: Place, record: LifeRecord) -> LifeFolder:

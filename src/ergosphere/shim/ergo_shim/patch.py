@@ -79,6 +79,11 @@ class Maker:
         seam = self._seam
         return None if seam is None or seam.elastic.table is None else seam.elastic.splice
 
+    def stepped(self) -> None:
+        """An optimizer of this process has stepped."""
+        if self._seam is not None:
+            self._seam.stepped()
+
     def before_fork(self) -> None:
         """What a child must not share is left while there is none."""
         if self._seam is not None and self._seam.pid == os.getpid():
@@ -207,7 +212,7 @@ def install(c10d: Any, path: str) -> None:
     _avoid_io_uring()
     maker = Maker(c10d, path)
     c10d._new_process_group_helper = maker.make
-    steps.listen(maker.splice)
+    steps.listen(maker.splice, maker.stepped)
     if hasattr(c10d, "_is_safe_to_split"):
         c10d._is_safe_to_split = lambda: False  # groups split in C++ would escape us: new_group instead
     os.register_at_fork(before=maker.before_fork, after_in_child=maker.disown)

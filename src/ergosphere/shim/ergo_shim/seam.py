@@ -51,6 +51,7 @@ class Seam:
         self.acknowledged = 0
         self.generation = 0
         self.launched = 0  # operations of all groups so far
+        self._stepped_at = -1  # how many those were when an optimizer last stepped; -1: none has
         self.settled = False
         self.error: Optional[str] = None
         self.elastic: Any = None  # what this rank shares with others; never None once claimed
@@ -95,6 +96,10 @@ class Seam:
                 self._slots[sequence.slot] = sequence.count
             if self._held:
                 self._publish()
+
+    def stepped(self) -> None:
+        """An optimizer has stepped: until the next operation every replica holds the same."""
+        self._stepped_at = self.launched
 
     def step_in(self) -> None:
         """A thread goes into the real group to wait."""
@@ -330,6 +335,7 @@ class Seam:
             "rank": self.rank,
             "size": self.size,
             "settled": self.settled,
+            "since_step": self.launched - self._stepped_at if self._stepped_at >= 0 else -1,
             "sequences": [sequence.told() for sequence in self._sequences.values()],
             "wants": [[sequence.id, sequence.count + 1, what] for sequence, what in self._wants.values()],
             "retired": self._retired,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Optional
 
-_current: "list[Callable[[], Any]]" = []  # asked at each step for what it is to go through
+_current: "list[Callable[[], Any]]" = []  # asked at each step for what it is to go through; told when it is done
 
 
-def listen(current: "Callable[[], Any]") -> None:
-    """From now on steps go through what `current` returns, if that is not None."""
-    _current[:] = [current]
+def listen(current: "Callable[[], Any]", stepped: "Callable[[], None]") -> None:
+    """From now on steps go through what `current` returns, if that is not None, and `stepped` is called after each."""
+    _current[:] = [current, stepped]
 
 
 def reroute() -> None:
@@ -33,9 +33,12 @@ def _through(step: Any) -> Any:
 
     @functools.wraps(step)
     def stepping(self: Any, *args: Any, **kwargs: Any) -> Any:
-        splice: Optional[Any] = _current[0]() if _current else None
-        if splice is None:
+        if not _current:
             return step(self, *args, **kwargs)
-        return splice.step(step, self, args, kwargs)
+        current, stepped = _current
+        splice: Optional[Any] = current()
+        answer = step(self, *args, **kwargs) if splice is None else splice.step(step, self, args, kwargs)
+        stepped()
+        return answer
 
     return stepping
