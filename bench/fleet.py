@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from ergosphere import system
+
 ERGO = [sys.executable, "-c", "import sys; from ergosphere.cli.main import main; sys.exit(main())"]
 TOOLS = Path(sys.prefix) / "criu"
 
@@ -68,7 +70,8 @@ def fleet(nodes: int, devices: int) -> Iterator[Fleet]:
         subprocess.run(
             [*ERGO, "down", "--kill"], env={**os.environ, "ERGO_HOME": str(home)}, capture_output=True, timeout=120
         )
-        shutil.rmtree(home, ignore_errors=True)
+        for folder in (system.memory_folder(home), home):  # images that only this fleet had are wanted by nobody
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_line(path: Path) -> str:

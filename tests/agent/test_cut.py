@@ -55,7 +55,9 @@ class SimRank:
     limits: dict[str, int] = field(default_factory=dict)
     want: Op | None = None
     waiting: Op | None = None
-    since_step: int = -1
+    steps: bool = False
+    at_step: bool = False
+    about_to_step: bool = False
 
     def obey(self) -> None:
         order = self.orders.pop(0)
@@ -63,6 +65,7 @@ class SimRank:
             case Hold(_, limits):
                 self.base = self.base if self.held else Counter(self.counts)
                 self.held, self.limits, self.settling, self.state = True, dict(limits), False, RankState.HELD
+                self.at_step = False
             case Settle():
                 self.settling = True
             case Quiesce():
@@ -79,6 +82,10 @@ class SimRank:
             if not world.is_complete(self.number, self.waiting, self.counts[self.waiting.sequence]):
                 return
             self.waiting = None
+        if self.about_to_step:
+            self.about_to_step, self.steps, self.at_step = False, True, self.held
+        if self.at_step:
+            return
         if self.done == len(self.program) or self.done == self.stuck_at:
             return
         op = self.program[self.done]
@@ -90,7 +97,7 @@ class SimRank:
         self.tags.setdefault(op.sequence, Counter())[op.tag] += 1
         self.done += 1
         self.waiting = op if op.waits else None
-        self.since_step = 0 if op.steps else self.since_step + (self.since_step >= 0)
+        self.about_to_step = op.steps
 
     def view(self, world: World) -> RankView:
         if self.state is RankState.NONE:
@@ -99,8 +106,9 @@ class SimRank:
         wants = () if self.want is None else (Want(self.want.sequence, self.counts[self.want.sequence] + 1, "op"),)
         sequences = tuple(self.told(op) for op in self.known.values())
         return RankView(
-            self.state, not self.orders, settled, 0, "w", self.number, sequences, wants, since_step=self.since_step
-        )
+            self.state, not self.orders, settled, 0, "w", self.number, sequences, wants,
+            steps=self.steps, at_step=self.at_step,
+        )  # fmt: skip
 
     def told(self, op: Op) -> SequenceView:
         tags = sum(tag * 1_000_003 * n for tag, n in self.tags.get(op.sequence, Counter()).items())
@@ -294,11 +302,11 @@ def test_a_fault_refuses_the_cut_and_is_told():
     assert outcome == CutFailed(3, "rank 3 has lost a peer in a collective: Connection closed by peer")
 
 
-def between(since_step: int, wants: bool = True) -> RankView:
+def held(at_step: bool, wants: bool = True, steps: bool = True) -> RankView:
     """A rank of two that has launched six collectives of the default group."""
     sequence = SequenceView("0#1", "0#1", Kind.ALL, (0, 1), -1, 6, 0)
-    held_at = (Want("0#1", 7, "allreduce"),) if wants else ()
-    return RankView(RankState.HELD, True, False, 0, "w", 0, (sequence,), held_at, since_step=since_step)
+    held_at = (Want("0#1", 7, "allreduce"),) if wants and not at_step else ()
+    return RankView(RankState.HELD, True, False, 0, "w", 0, (sequence,), held_at, steps=steps, at_step=at_step)
 
 
 def together(one: RankView, other: RankView, after_s: float) -> tuple[object, ...]:
@@ -311,9 +319,14 @@ def together(one: RankView, other: RankView, after_s: float) -> tuple[object, ..
 
 
 def test_ranks_in_the_middle_of_a_step_are_let_on_to_its_end_while_there_is_time():
-    on = (Hold(0, {"0#1": 7}), Hold(1, {"0#1": 7}))
-    assert together(between(2), between(2), 0.1) == on
-    assert together(between(0), between(0), 0.1) == (Settle(0), Settle(1))
-    assert together(between(0), between(0, wants=False), 0.1) == (), "the other one may still be in its step"
-    assert together(between(2), between(2), 0.6) == (Settle(0), Settle(1))
-    assert together(between(2), between(-1), 0.1) == (Settle(0), Settle(1)), "not all take steps"
+    on, settle = (Hold(0, {"0#1": 7}), Hold(1, {"0#1": 7})), (Settle(0), Settle(1))
+    assert together(held(False), held(False), 0.1) == on
+    assert together(held(True), held(True), 0.1) == settle
+    assert together(held(True), held(False, wants=False), 0.1) == (), "the other one may be in its step"
+    assert together(held(False), held(False), 2.1) == settle
+    assert together(held(False), held(False, steps=False), 0.1) == settle, "not all take steps"
+
+
+def test_who_is_held_at_the_end_of_a_step_goes_on_where_somebody_else_needs_it():
+    ahead = replace(held(False, wants=False), sequences=(SequenceView("0#1", "0#1", Kind.ALL, (0, 1), -1, 7, 0),))
+    assert together(held(True), ahead, 0.1) == (Hold(0, {"0#1": 7}),), "a collective has begun without it"

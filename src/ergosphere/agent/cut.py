@@ -17,7 +17,7 @@ from ergosphere.system import Clock
 
 LOOK_S: Final = 0.0005  # pause between two looks at the ranks: well under the cut's own 10 ms
 DROP_S_MAX: Final = 10.0  # beyond the deadline, once groups are being dropped
-STEP_S_MAX: Final = 0.5  # for ranks to come between two steps, where replicas hold the same and are stored once
+STEP_S_MAX: Final = 2.0  # for ranks to come to the end of a step, where replicas hold the same and are stored once
 STALL_PART: Final = 0.25  # of the deadline without any movement, after which everyone held is let on by one operation
 UNHELD: Final = (RankState.NONE, RankState.GONE)
 
@@ -204,9 +204,11 @@ def _bring_together(state: CutState, holding: Holding, views: Mapping[int, RankV
         return state, (), CutFailed(rank, f"rank {rank} has a peer in {_name(group)} that is no rank of this job")
     moved_at_s = now_s if views != holding.seen else holding.moved_at_s
     targets, lags = cut_ledger.advance(ledger, holding.targets)
+    let_on: set[int] = set()
     if lags and now_s - moved_at_s > STALL_PART * state.deadline_s:
         # Somebody who is behind waits for something that is no collective, from somebody who is held.
         targets, moved_at_s = _let_on(views, targets), now_s
+        let_on = {rank for rank, view in views.items() if view.at_step}
     late = [rank for rank, view in views.items() if not _is_held(view)]
     has_time = now_s - state.began_s < min(STEP_S_MAX, STALL_PART * state.deadline_s)
     midway = _midway(views) if not lags and not late and has_time else {}
@@ -217,21 +219,22 @@ def _bring_together(state: CutState, holding: Holding, views: Mapping[int, RankV
         return replace(state, phase=Settling()), tuple(Settle(rank) for rank in live), None
     if now_s - state.began_s > state.deadline_s:
         return state, (), _blame(ledger, lags, late, state.deadline_s)
-    ordered, holds = dict(holding.ordered), []
+    ordered = dict(holding.ordered)
     for rank in ledger.views:
         limits = cut_ledger.limits_of(ledger, rank, targets) if rank in lags else {}
         if limits and limits != ordered.get(rank):
             ordered[rank] = limits
-            holds.append(Hold(rank, limits))
-    return replace(state, phase=Holding(targets, ordered, views, moved_at_s)), tuple(holds), None
+            let_on.add(rank)
+    holds = tuple(Hold(rank, ordered.get(rank, {})) for rank in sorted(let_on))
+    return replace(state, phase=Holding(targets, ordered, views, moved_at_s)), holds, None
 
 
 def _midway(views: Mapping[int, RankView]) -> dict[int, RankView]:
-    """Ranks that are not held between two steps, in a job whose ranks all take steps."""
+    """Ranks that are not held at the end of a step, in a job whose ranks all take steps."""
     taking = {rank: view for rank, view in views.items() if view.takes_part}
-    if len(taking) < 2 or any(view.since_step < 0 for view in taking.values()):
+    if len(taking) < 2 or not all(view.steps for view in taking.values()):
         return {}
-    return {rank: view for rank, view in taking.items() if view.since_step or not view.wants}
+    return {rank: view for rank, view in taking.items() if not view.at_step}
 
 
 def _let_on(views: Mapping[int, RankView], targets: Mapping[Series, int]) -> dict[Series, int]:

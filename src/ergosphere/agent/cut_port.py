@@ -113,7 +113,8 @@ def _view(told: Mapping[str, Any], answered: bool, others: int) -> RankView:
         error=told.get("error"),
         unmanaged=tuple(told.get("unmanaged", ())),
         others=others,
-        since_step=told.get("since_step", -1),
+        steps=told.get("steps", False),
+        at_step=told.get("at_step", False),
     )
 
 

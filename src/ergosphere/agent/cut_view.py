@@ -57,7 +57,7 @@ class Want:
 class RankView:
     """One rank at one moment. `answered`: it has obeyed the last order it was given.
 
-    `since_step`: operations launched since an optimizer last stepped, -1 where none has."""
+    `steps`: its optimizers are seen to step; `at_step`: it is held where one has just done so."""
 
     state: RankState = RankState.NONE
     answered: bool = True
@@ -72,7 +72,8 @@ class RankView:
     error: str | None = None
     unmanaged: tuple[str, ...] = ()
     others: int = 0
-    since_step: int = -1
+    steps: bool = False
+    at_step: bool = False
 
     @property
     def takes_part(self) -> bool:

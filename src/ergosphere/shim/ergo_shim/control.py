@@ -1,7 +1,7 @@
 """The control thread: sleeps until the agent posts an order, obeys it, and says so. Costs nothing while it sleeps.
 
 Orders, each a JSON object with `order` and `id`:
-    hold {limits}      operations beyond the limits wait
+    hold {limits}      operations beyond the limits wait, and so does whoever comes to the end of a step
     settle             finish what was launched; "settled" is told when nothing is outstanding
     quiesce {orphans}  drop the real groups, give freed memory back, unmap the file, say "ready"; groups named
                        `orphans` will not be rebuilt

@@ -51,7 +51,6 @@ class Seam:
         self.acknowledged = 0
         self.generation = 0
         self.launched = 0  # operations of all groups so far
-        self._stepped_at = -1  # how many those were when an optimizer last stepped; -1: none has
         self.settled = False
         self.error: Optional[str] = None
         self.elastic: Any = None  # what this rank shares with others; never None once claimed
@@ -66,6 +65,9 @@ class Seam:
         self._verdict: Optional[str] = None
         self._inside = 0
         self._held = False
+        self._holds = 0  # orders to hold so far
+        self._steps = False  # an optimizer has stepped
+        self._at_step = False  # held at the end of a step
         self._dropped = False
         self._gone = False
         self._renew_locks()
@@ -98,8 +100,18 @@ class Seam:
                 self._publish()
 
     def stepped(self) -> None:
-        """An optimizer has stepped: until the next operation every replica holds the same."""
-        self._stepped_at = self.launched
+        """An optimizer has stepped: here replicas hold the same, and here a cut that is wanted likes to find them."""
+        with self._lock:
+            self._steps = True
+            if not self._held:
+                return
+            self.elastic.give()
+            holds, self._at_step = self._holds, True
+            self._publish()
+            while self._held and self._holds == holds:  # any further order to hold means: they need this rank
+                self._changed.wait()
+            self._at_step = False
+        self.elastic.take()
 
     def step_in(self) -> None:
         """A thread goes into the real group to wait."""
@@ -215,6 +227,7 @@ class Seam:
                 for sequence in self._sequences.values():
                     sequence.base = sequence.count
             self._held, self._limits, self.settled = True, limits, False
+            self._holds += 1
             self._changed.notify_all()
 
     def release(self) -> None:
@@ -335,7 +348,8 @@ class Seam:
             "rank": self.rank,
             "size": self.size,
             "settled": self.settled,
-            "since_step": self.launched - self._stepped_at if self._stepped_at >= 0 else -1,
+            "steps": self._steps,
+            "at_step": self._at_step,
             "sequences": [sequence.told() for sequence in self._sequences.values()],
             "wants": [[sequence.id, sequence.count + 1, what] for sequence, what in self._wants.values()],
             "retired": self._retired,
