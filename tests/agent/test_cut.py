@@ -76,6 +76,9 @@ class SimRank:
         limit = max(self.base[op.sequence], self.limits.get(op.sequence, 0))
         return self.state is not RankState.READY and (not self.held or self.counts[op.sequence] < limit)
 
+    def is_behind(self) -> bool:
+        return any(self.counts[sequence] < limit for sequence, limit in self.limits.items())
+
     def run(self, world: World) -> None:
         """One step of the program, if nothing stops it."""
         if self.waiting is not None:
@@ -83,7 +86,7 @@ class SimRank:
                 return
             self.waiting = None
         if self.about_to_step:
-            self.about_to_step, self.steps, self.at_step = False, True, self.held
+            self.about_to_step, self.steps, self.at_step = False, True, self.held and not self.is_behind()
         if self.at_step:
             return
         if self.done == len(self.program) or self.done == self.stuck_at:
@@ -191,11 +194,13 @@ def programs(draw: st.DrawFn) -> tuple[int, list[list[Op]]]:
     return size, program
 
 
-def drive(world: World, dice: random.Random, warm_up: int) -> CutReached | CutFailed:
+def drive(
+    world: World, dice: random.Random, warm_up: int, limit_s: float = DEADLINE_S + 10 * TICK_S
+) -> CutReached | CutFailed:
     for _ in range(warm_up):
         advance(world, dice)
     state, now_s = CutState(0.0, DEADLINE_S), 0.0
-    for look in range(int(DEADLINE_S / TICK_S) + 10):
+    for look in range(int(limit_s / TICK_S)):
         for rank in world.ranks:
             if rank.state is RankState.NONE and look >= rank.starts_at:
                 rank.state, rank.held = RankState.RUNNING, bool(rank.orders)
@@ -233,6 +238,18 @@ def test_any_program_is_brought_to_a_place_where_nothing_is_half_done(made, seed
     assert isinstance(outcome, CutReached), outcome
     world.assert_nothing_is_half_done()
     assert outcome.parked == tuple(rank.number for rank in world.ranks)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(2, 4), st.integers(0, 2**32), st.integers(1, 60))
+def test_nobody_is_held_at_the_end_of_a_step_that_others_need_further_on(size, seed, warm_up):
+    dice, everyone = random.Random(seed), tuple(range(size))
+    ops = [
+        Op(Kind.ALL, "0#1", everyone, waits=dice.random() < 0.7, steps=dice.random() < 0.3) for _ in range(30)
+    ]  # fmt: skip
+    world = make([list(ops) for _ in everyone], warm_up)
+    outcome = drive(world, dice, warm_up, limit_s=cut.STALL_PART * DEADLINE_S)
+    assert isinstance(outcome, CutReached), "before anybody was let on blindly"
 
 
 @settings(max_examples=40, deadline=None)

@@ -142,5 +142,5 @@ def anonymous_mb(pid: int) -> float:
 def test_compiled_programs_go_through_the_shim_too(launch, tmp_path):
     job = launch("corners.py", "compiled", str(tmp_path))
     assert job.exits() == [0, 0], job.errors()
-    said = "[7.0, 7.0] [6.0, 6.0]\n[[1.0, 1.0, 1.0]]\n[0.0, 0.0, 1.0, 1.0]\n"
+    said = "[7.0, 7.0] [6.0, 6.0]\n[[1.0, 1.0, 1.0]]\nTrue\n[0.0, 0.0, 1.0, 1.0]\n"
     assert job.outputs() == [said, said]

@@ -115,6 +115,9 @@ def compiled():
     model = torch.compile(nn.parallel.DistributedDataParallel(nn.Linear(3, 1)), backend="aot_eager")
     model(torch.ones(2, 3) * rank).sum().backward()
     say(model.module.weight.grad.tolist())
+    optimizer = torch.optim.Adam(model.parameters(), foreach=True)
+    torch.compile(optimizer.step, backend="aot_eager")()
+    say(model.module.weight.tolist() != model.module.weight.grad.tolist())
     gathered = torch.empty(4)
     gather = torch.ops._c10d_functional.all_gather_into_tensor_out
     torch.ops._c10d_functional.wait_tensor(gather(torch.ones(2) * rank, 2, group.group_name, out=gathered))

@@ -1,4 +1,6 @@
-"""The one thing patched in torch: the function that makes process groups now gives ours around the one it made."""
+"""The one thing patched in torch: the function that makes process groups now gives ours around the one it made.
+
+Every program that imports torch pays for what is imported here: the rest comes with the first group."""
 
 from __future__ import annotations
 
@@ -6,13 +8,12 @@ import inspect
 import os
 import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Final, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Final, Iterator, Optional
 
 from . import steps
-from .control import claim
-from .functional import reroute
-from .group import Birth, group_class
-from .seam import Seam
+
+if TYPE_CHECKING:
+    from .seam import Seam
 
 MANAGED: Final = ("gloo", "nccl", "undefined")
 IO_URING_SETUP: Final = 425  # the same number on every architecture
@@ -110,10 +111,15 @@ class Maker:
     def _claim(self) -> Optional[Seam]:
         with self._lock:
             if self._claimed_by != os.getpid():
+                from .control import claim
+
                 self._claimed_by = os.getpid()
                 self._seam = claim(self._path)
                 if self._seam is not None:
                     import atexit
+
+                    from .functional import reroute
+                    from .group import group_class
 
                     steps.reroute()
                     if self._class is None:
@@ -138,6 +144,8 @@ class Maker:
             real, store = self._real(terms)
             if isinstance(real, self._class):  # torch gave back a group it had under this tag
                 return real, store
+            from .group import Birth
+
             birth = Birth(key, real, store, terms["group_rank"], terms["group_size"], members, self._builder(terms))
             held = self._class(seam, birth, sequence)
             self._stand_in(real, held)

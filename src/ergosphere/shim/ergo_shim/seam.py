@@ -101,16 +101,23 @@ class Seam:
 
     def stepped(self) -> None:
         """An optimizer has stepped: here replicas hold the same, and here a cut that is wanted likes to find them."""
+        self._steps = True
+        if self._held:
+            self._stay_at_step()
+
+    def _stay_at_step(self) -> None:
+        self.elastic.give()
         with self._lock:
-            self._steps = True
-            if not self._held:
-                return
-            self.elastic.give()
-            holds, self._at_step = self._holds, True
-            self._publish()
-            while self._held and self._holds == holds:  # any further order to hold means: they need this rank
+            holds = self._holds
+            # Who has to go further goes on, and so does everyone who is ordered to hold once more: others wait for it.
+            while self._held and self._holds == holds and not self._is_behind():
+                if not self._at_step:
+                    self._at_step = True
+                    self._publish()
                 self._changed.wait()
-            self._at_step = False
+            if self._at_step:
+                self._at_step = False
+                self._publish()
         self.elastic.take()
 
     def step_in(self) -> None:
@@ -300,6 +307,10 @@ class Seam:
     def _allowed(self, sequence: Sequence) -> bool:
         limit = max(sequence.base, self._limits.get(sequence.id, 0))
         return not self._dropped and sequence.count < limit
+
+    def _is_behind(self) -> bool:
+        known = self._sequences
+        return any((known[id].count if id in known else 0) < limit for id, limit in self._limits.items())
 
     def _free_slot(self) -> int:
         taken = {sequence.slot for sequence in self._sequences.values()}
