@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tests.e2e.fleet import Fleet, Job, counter, is_whole, wait_for
@@ -134,3 +135,24 @@ def test_a_premium_job_makes_room_and_who_was_frozen_for_it_goes_on_by_itself(fl
     for job in (small, large):
         job.finish()
         assert all(is_whole(job.out(rank)) for rank in range(3)), job.story()
+
+
+SLOW_TO_EXIT = """
+import atexit, time
+atexit.register(time.sleep, 8)  # runs after whatever was registered later
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+dist.all_reduce(torch.ones(1))
+print("over", flush=True)
+"""
+
+
+def test_a_job_whose_programs_are_over_and_not_yet_gone_is_left_to_end(fleet: Fleet, folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW_TO_EXIT)
+    job = fleet.submit((sys.executable, "slow.py"), folder, {"OMP_NUM_THREADS": "1"}, ranks=2, mounts=(sys.prefix,))
+    wait_for(lambda: all(job.out(rank) == ["over"] for rank in (0, 1)), "both programs are over")
+    time.sleep(0.5)
+    told = job.verb("pause", status=409)
+    assert "end of its program" in str(told), told
+    job.verb("resume", wait_s=0)
+    assert job.ended()["recoveries"] == 0

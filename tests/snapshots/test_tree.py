@@ -238,6 +238,14 @@ def test_too_many_files_name_the_fullest_directory(tmp_path: Path) -> None:
         scan(tmp_path / "x", limits=Limits(files_max=5))
 
 
+def test_one_file_that_is_too_big_is_named_before_it_is_read_holes_included(tmp_path: Path) -> None:
+    make(tmp_path / "x", [("write", "small", b"x")])
+    with (tmp_path / "x/sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(TooBig, match=r"sparse has 1099512 MB, the limit for one file is 10 MB.*\.ergoignore"):
+        scan(tmp_path / "x", limits=Limits(file_bytes_max=10_000_000))
+
+
 def test_holes_do_not_count_against_the_limit(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with (tmp_path / "x/sparse").open("wb") as file:

@@ -103,6 +103,7 @@ def examine(node: Node, folder: LifeFolder) -> None:
     keeper, _ = _kept(node, folder)
     for kept in _alive(keeper):
         _check_alive(kept.rank, _pids(node, folder.key, kept.rank))
+        _check_not_ending(node, folder, kept.rank)
         found = obstacles.obstacles(kept.pid, _pids(node, folder.key, kept.rank))
         if found:
             folder.note(f"rank {kept.rank}: {found[0].cause}")
@@ -118,6 +119,28 @@ def _check_alive(rank: int, pids: frozenset[int]) -> None:
                 raise Refused(f"rank {rank} has just been killed")
     if not any(_number_inside(pid) == MAIN_PID for pid in pids):
         raise Refused(f"rank {rank} has just ended")
+
+
+def _check_not_ending(node: Node, folder: LifeFolder, rank: int) -> None:
+    """A rank whose program is over takes part in no cut any more: what it shares with its peers is still open."""
+    try:
+        is_over = LocalRank(folder.control(rank)).view().state is RankState.GONE
+    except OSError:
+        return
+    shared = node.place.shared(folder.key.job, folder.key.incarnation)
+    held = (path for pid in _pids(node, folder.key, rank) for path in Path(f"/proc/{pid}/fd").glob("*"))
+    if is_over and _file_ids(held) & _file_ids(shared.glob("*")):
+        raise Refused(f"rank {rank} has come to the end of its program and is about to exit")
+
+
+def _file_ids(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Device and inode of what lies, or is open, at these paths."""
+    found = set()
+    for path in paths:
+        with suppress(OSError):  # closed or removed meanwhile
+            status = path.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
 
 
 def _number_inside(pid: int) -> int:

@@ -242,7 +242,9 @@ def _text(value: str | int | float | bool) -> str:
 
 
 def job_path(ref: str, *rest: str) -> str:
-    """The path of a job's resource; whatever was typed as its name is quoted."""
+    """The path of a job's resource; whatever was typed as its name is quoted. CliError: no job is called that."""
+    if not ref or "/" in ref:
+        raise CliError(f"there is no job {ref!r}", "`ergo ps -a` lists all of them", ExitCode.UNKNOWN)
     return "/".join(["/v1/jobs", quote(ref, safe=""), *rest])
 
 

@@ -46,12 +46,13 @@ def scan_directory(root: Path, home: Path) -> WorkCopy:
     """What a job gets of `root`; the service's own `home` never. Raises CliError when it is too big or unreadable."""
     from ergosphere.snapshots import ignore
     from ergosphere.snapshots.errors import SnapshotError
-    from ergosphere.snapshots.scan import scan
+    from ergosphere.snapshots.scan import Limits, scan
 
     hidden = home.relative_to(root).as_posix() if home.is_relative_to(root) else None
     try:
         rules = ignore.read(root)
-        scanned = scan(root, lambda path, is_dir: path == hidden or rules.excluded(path, is_dir))
+        limits = Limits(file_bytes_max=BLOB_BYTES_MAX)
+        scanned = scan(root, lambda path, is_dir: path == hidden or rules.excluded(path, is_dir), limits)
     except SnapshotError as fault:
         raise CliError(fault.cause, fault.remedy, ExitCode.REFUSED) from None
     summary = scanned.tree.summary()
@@ -67,11 +68,10 @@ def _unseen(bound: str) -> str:
 
 
 def send(client: Client, copy: WorkCopy, clock: Clock) -> int:
-    """Upload what the store lacks; how many bytes that was. Raises CliError when a file is too big or changes."""
+    """Upload what the store lacks; how many bytes that was. Raises CliError when a file changes meanwhile."""
     from ergosphere.snapshots.errors import SnapshotError
     from ergosphere.snapshots.scan import upload
 
-    _check_sizes(copy)
     wanted = [*copy.tree.digests(), copy.ref.digest]
     missing = asking.missing_blobs(client, wanted)
     if not missing:
@@ -94,13 +94,3 @@ def send(client: Client, copy: WorkCopy, clock: Clock) -> int:
         if copy.ref.digest in missing:
             client.put_blob(copy.ref.digest, copy.tree.document)
     return sent
-
-
-def _check_sizes(copy: WorkCopy) -> None:
-    for entry in copy.tree.entries:
-        if entry.size > BLOB_BYTES_MAX:
-            raise CliError(
-                f"{copy.root / entry.path} has {bytes_text(entry.size)}, the limit is {bytes_text(BLOB_BYTES_MAX)}",
-                "name it in .ergoignore: the job then sees it read-only from its place",
-                ExitCode.REFUSED,
-            )

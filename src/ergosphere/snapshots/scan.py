@@ -42,6 +42,7 @@ class Limits:
 
     bytes_max: int | None = 512 * MEGABYTE
     files_max: int | None = 50_000
+    file_bytes_max: int | None = None  # of a single file
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -324,6 +325,7 @@ class _Tally:
         self._limits = limits
         self._bytes: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
+        self._largest = ("", 0)
 
     def add(self, entry: Entry, status: os.stat_result) -> None:
         if self._limits == NO_LIMITS:
@@ -332,6 +334,8 @@ class _Tally:
         name = parts[0] + ("/" if len(parts) > 1 or entry.kind is Kind.DIR else "")
         self._files[name] += entry.kind is not Kind.DIR
         self._bytes[name] += status.st_blocks * 512 if entry.sparse else entry.size
+        if entry.kind is Kind.FILE and status.st_size > self._largest[1]:
+            self._largest = (entry.path, status.st_size)
 
     def check(self, root: Path) -> None:
         total, files = self._bytes.total(), self._files.total()
@@ -340,6 +344,13 @@ class _Tally:
             raise self._refusal(str(root), f"{total / MEGABYTE:.0f} MB, the limit is {limit}")
         if self._limits.files_max is not None and files > self._limits.files_max:
             raise self._refusal(str(root), f"{files} files, the limit is {self._limits.files_max}")
+        path, size = self._largest
+        if self._limits.file_bytes_max is not None and size > self._limits.file_bytes_max:
+            limit = f"{self._limits.file_bytes_max / MEGABYTE:.0f} MB"
+            raise TooBig(
+                f"{root}/{path} has {size / MEGABYTE:.0f} MB, the limit for one file is {limit}",
+                "name it in .ergoignore: the job then sees it read-only from its place",
+            )
 
     def _refusal(self, what: str, holds: str) -> TooBig:
         biggest = [f"{n} {size / MEGABYTE:.0f} MB" for n, size in self._bytes.most_common(OFFENDERS_MAX) if size]
