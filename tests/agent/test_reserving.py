@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.hand_clock import HandClock
 
 from ergosphere.agent.reserving import NEWCOMER_S, Reserve, Room, bytes_in, changed_bytes, look
 from ergosphere.snapshots.gather import CellFacts, CellFiles, build, stage_cell
@@ -15,28 +16,8 @@ from ergosphere.snapshots.pool import Pool
 MB = 1 << 20
 
 
-class Hand:
-    """A clock that is moved by hand."""
-
-    now_s = 1000.0
-
-    def now(self) -> float:
-        return self.now_s
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
 @pytest.fixture
-def clock() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def reserve(tmp_path: Path, clock: Hand) -> Reserve:
+def reserve(tmp_path: Path, clock: HandClock) -> Reserve:
     return Reserve(tmp_path / "reserved", clock)
 
 
@@ -51,7 +32,7 @@ def test_what_fits_beside_everything_is_set_aside_and_the_rest_is_refused(reserv
     assert reserve.take("c", tmp_path / "c", 300 * MB, 0, ROOM)
 
 
-def test_room_is_kept_for_the_newcomer_too_until_it_runs(reserve: Reserve, tmp_path: Path, clock: Hand) -> None:
+def test_room_is_kept_for_the_newcomer_too_until_it_runs(reserve: Reserve, tmp_path: Path, clock: HandClock) -> None:
     assert not reserve.take("a", tmp_path / "a", 300 * MB, 250 * MB, ROOM)
     assert reserve.take("a", tmp_path / "a", 200 * MB, 250 * MB, ROOM)
     reserve.written("a")

@@ -105,7 +105,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 where = Path(sys.argv[1])
-submitter = Submitter({"PATH": "/root/bin:/bin:/usr/bin"}, where, where / "home", near=True)
+submitter = Submitter({"PATH": f"{where / 'closed'}:/bin:/usr/bin"}, where, where / "home", near=True)
 for folder in sys.argv[2:]:
     try:
         prepared = prepare(Draft(command=("true",), workdir=folder), submitter)

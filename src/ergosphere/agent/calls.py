@@ -7,7 +7,6 @@ sleeps its whole time again (never less than it asked for); calls with an absolu
 
 from __future__ import annotations
 
-import errno
 import platform
 import struct
 from pathlib import Path
@@ -23,14 +22,9 @@ from ergosphere.agent.images import (
     replace_entries,
     varint_field,
 )
+from ergosphere.agent.keeper.sleepers import INTERRUPTED, RESUMED, SYSCALL_BYTES
 
 MAGICS: Final = struct.pack("<II", 0x54564319, 0x55053847)  # "common image" and "core"
-
-# Calls that the kernel would go on with through its restart block, by their numbers on x86-64.
-POLL, NANOSLEEP, FUTEX, CLOCK_NANOSLEEP = 7, 35, 202, 230
-RESUMED: Final = frozenset({POLL, NANOSLEEP, FUTEX, CLOCK_NANOSLEEP})
-SYSCALL_BYTES: Final = 2  # the length of the instruction `syscall`
-INTERRUPTED: Final = (1 << 64) - errno.EINTR  # -EINTR as a register holds it
 
 # Field numbers of core_entry, thread_info_x86, user_x86_regs_entry, task_core_entry and thread_core_entry.
 _THREAD_INFO, _TASK, _THREAD, _REGISTERS = 2, 3, 5, 2

@@ -21,12 +21,12 @@ from typing import Final
 # Calls that the kernel would go on with through its restart block, by their numbers on x86-64.
 RESUMED: Final = frozenset({7, 35, 202, 230})  # poll, nanosleep, futex, clock_nanosleep
 SYSCALL_BYTES: Final = 2  # the length of the instruction `syscall`
+INTERRUPTED: Final = (1 << 64) - errno.EINTR  # -EINTR as a register holds it
 SECONDS_MAX: Final = 5  # for threads that do not come to a stop
 
 _SEIZE, _INTERRUPT, _GET_REGISTERS, _SET_REGISTERS, _DETACH = 0x4206, 0x4207, 12, 13, 17
 _WALL: Final = 0x40000000
 _REGISTERS, _AX, _ORIG_AX, _IP = 27, 10, 15, 16  # words in struct user_regs_struct, and places among them
-_INTERRUPTED: Final = (1 << 64) - errno.EINTR
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -112,7 +112,7 @@ def _send_back(thread: int) -> None:
         return
     registers = (ctypes.c_uint64 * _REGISTERS)()
     _call(_GET_REGISTERS, thread, registers)
-    if registers[_AX] == _INTERRUPTED and registers[_ORIG_AX] in RESUMED:
+    if registers[_AX] == INTERRUPTED and registers[_ORIG_AX] in RESUMED:
         registers[_AX] = registers[_ORIG_AX]
         registers[_IP] -= SYSCALL_BYTES
         _call(_SET_REGISTERS, thread, registers)
