@@ -14,7 +14,7 @@ def member(rank):
     dist.all_reduce(tensor)
     while not os.path.exists(f"{sys.argv[1]}/enough"):
         time.sleep(0.01)
-    print(rank, tensor.item(), flush=True)
+    os.write(1, f"{rank} {tensor.item()}\n".encode())  # in one piece: both write into one file
     dist.destroy_process_group()
 
 
