@@ -23,6 +23,7 @@ demo: setup
 
 lint: setup
 	@$(BIN)/ruff check src tests demo bench examples
+	@$(BIN)/ruff format --quiet --check src tests demo bench examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 

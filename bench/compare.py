@@ -93,10 +93,7 @@ def compare(every: Sequence[Case], loads: Sequence[float], names: Sequence[str],
     for (case, load), task in zip(about, tasks, strict=True):
         if (case.name, load) not in bounds:
             bounds[case.name, load] = bound(case.trace, task.scenario.fleet.devices)
-    return [
-        Row(case.name, load, one, bounds[case.name, load])
-        for (case, load), one in zip(about, found, strict=True)
-    ]
+    return [Row(case.name, load, one, bounds[case.name, load]) for (case, load), one in zip(about, found, strict=True)]
 
 
 def dominated(ours: Figures, rivals: Sequence[Figures]) -> list[str]:

@@ -152,8 +152,15 @@ def _cells(job: str, incarnation: int, cells: list[list[int]], seats: list[list[
     for index, ranks in enumerate(cells):
         told = [{"rank": rank, "state": "running", "bytes": 1 << 30} for rank in ranks]
         yield CellRow(
-            job=job, incarnation=incarnation, cell=index, node=seats[ranks[0]][0], phase="running", ranks=told,
-            keeper_alive=True, notes=[], changed_s=0.0,
+            job=job,
+            incarnation=incarnation,
+            cell=index,
+            node=seats[ranks[0]][0],
+            phase="running",
+            ranks=told,
+            keeper_alive=True,
+            notes=[],
+            changed_s=0.0,
         )
 
 

@@ -71,5 +71,3 @@ def _against_load(rows: Sequence[Row], value: object, name: str) -> Figure:
                           marker="o", ms=3, label=shown)  # fmt: skip
         axis.legend(fontsize=6)
     return made
-
-

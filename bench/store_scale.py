@@ -51,12 +51,8 @@ def memory_rows(quick: bool) -> list[Row]:
             image(Path(folder) / "image", size_gb, 7)
             command = [sys.executable, "-c", MEMORY_CODE, folder]
             told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        rows.append(
-            row(f"store/memory/{size_gb:g}GB", [told], "MB", goal=256, bar=256, against="beside the images")
-        )
+        rows.append(row(f"store/memory/{size_gb:g}GB", [told], "MB", goal=256, bar=256, against="beside the images"))
     return rows
-
-
 
 
 # ── object storage ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,8 +112,6 @@ def _make_bucket(config: dict[str, str]) -> bool:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
 
 
 # ── a million chunks ───────────────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ DISK = "/var/tmp"
 SIZE_GB = 2.0
 CHANGED = 0.1  # of the image between two snapshots
 
+
 def put(store: Store, images: Path, freeze: str) -> Recipe:
     """What the agent's upload does, by another process: the index is read first."""
     vault = open_vault(store, "bench", RING)

@@ -40,8 +40,10 @@ def test_a_tree_of_projects_is_read_with_its_children(tmp_path: Path) -> None:
         ("lab:\n  guarantee: true", "line 2: guarantee is True"),
         ("lab: 5", "line 1: project lab must be a mapping"),
         ("- lab", "line 1: projects are a mapping"),
-        ("a:\n  limit: 1\nlab:\n  guarantee: 10\n  children:\n    mid:\n      children: {kid: {guarantee: 20}}",
-         "line 3: the children of project lab are guaranteed 20 devices (kid 20), but lab itself only 10"),
+        (
+            "a:\n  limit: 1\nlab:\n  guarantee: 10\n  children:\n    mid:\n      children: {kid: {guarantee: 20}}",
+            "line 3: the children of project lab are guaranteed 20 devices (kid 20), but lab itself only 10",
+        ),
         ("lab:\n  guarantee: 8\n  guarantee: 9", "line 3: guarantee is there twice, first on line 2"),
         ("lab:\n  guarantee: 8\n  quota: 9", "line 3: quota is there twice"),
         ("lab: {}\nmid: {}\nlab: {}", "line 3: lab is there twice"),

@@ -45,9 +45,7 @@ def test_a_key_that_is_given_is_used_and_none_is_made(home: Path, tmp_path: Path
         (StoreSaid(url="share", key_file="nothing.key"), "cannot be read"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_is_kept(
-    home: Path, tmp_path: Path, said: StoreSaid, words: str
-) -> None:
+def test_what_cannot_be_is_refused_and_nothing_is_kept(home: Path, tmp_path: Path, said: StoreSaid, words: str) -> None:
     with pytest.raises(CliError) as no:
         choose(home, said, {}, tmp_path)
     assert words in f"{no.value.cause} {no.value.remedy}"

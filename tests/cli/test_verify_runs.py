@@ -74,7 +74,7 @@ def left_behind(places: Path) -> list[str]:
 
 def test_a_shell_script_comes_out_identical_after_kills_moves_and_pauses(verify: Verify, places: Path) -> None:
     code, verdict = verify("--seed", "1", "--", "sh", "primes.sh", "--steps", "200")
-    assert (code, differing(verdict)) == (0, []), verdict
+    assert (code, differing(verdict)) == (0, []), json.dumps(verdict, indent=1)
     assert len(verdict["blows"]) + verdict["blows_too_late"] == 6 and len(verdict["blows"]) >= 4
     assert {"rank 0 stdout", "rank 0 stderr", "blocks.tsv", "gaps.tsv"} <= {f["what"] for f in verdict["findings"]}
     assert verdict["recoveries"] >= 1 and "without ergo" in verdict["against"] and verdict["masks"] == []
@@ -84,7 +84,7 @@ def test_a_shell_script_comes_out_identical_after_kills_moves_and_pauses(verify:
 def test_a_torch_program_with_data_loader_workers_comes_out_identical(verify: Verify, places: Path) -> None:
     words = ("python", "chargpt.py", "--steps", "60", "--save-every", "20", "--sample", "20")
     code, verdict = verify("--seed", "5", "--events", "3", "--", *words)
-    assert (code, differing(verdict)) == (0, []), verdict
+    assert (code, differing(verdict)) == (0, []), json.dumps(verdict, indent=1)
     assert {"losses.tsv", "chargpt.pt"} <= {finding["what"] for finding in verdict["findings"]}
     assert left_behind(places) == []
 
@@ -92,7 +92,7 @@ def test_a_torch_program_with_data_loader_workers_comes_out_identical(verify: Ve
 def test_four_ranks_that_are_resized_at_random_come_out_identical(verify: Verify, places: Path) -> None:
     words = ("torchrun", "--nproc-per-node", "4", "digits_ddp.py", "--steps", "60")
     code, verdict = verify("--seed", "5", "--events", "3", "--resize", "--", *words)
-    assert (code, differing(verdict)) == (0, []), verdict
+    assert (code, differing(verdict)) == (0, []), json.dumps(verdict, indent=1)
     assert "resize" in {blow["kind"] for blow in verdict["blows"] if blow["done"]} and verdict["resizes"] >= 1
     assert "under ergo" in verdict["against"], "beyond two ranks sums are folded in rank order"
     assert verdict["identical_without_ergo"] in (True, False), "both are shown"
@@ -102,7 +102,7 @@ def test_four_ranks_that_are_resized_at_random_come_out_identical(verify: Verify
 def test_a_server_and_its_client_over_one_connection_come_out_identical(verify: Verify, places: Path) -> None:
     words = ("python", "serve.py", "--port", str(free_port()), "--steps", "5", "--requests", "150")
     code, verdict = verify("--seed", "3", "--events", "2", "--", *words)
-    assert (code, differing(verdict)) == (0, []), verdict
+    assert (code, differing(verdict)) == (0, []), json.dumps(verdict, indent=1)
     assert {"rank 0 stdout", "answers.jsonl"} <= {finding["what"] for finding in verdict["findings"]}
     assert any(blow["done"] for blow in verdict["blows"]) and "without ergo" in verdict["against"]
     assert left_behind(places) == []

@@ -118,7 +118,12 @@ class Motion:
                 home = tuple(job.seats[cell.ranks[0]].node for cell in job.cells)
                 self.put_job(
                     replace(
-                        job, phase=Phase.FROZEN, seats=(), home=home, freezing_why=None, freezing_for=None,
+                        job,
+                        phase=Phase.FROZEN,
+                        seats=(),
+                        home=home,
+                        freezing_why=None,
+                        freezing_for=None,
                         running_since_s=None,
                     )
                 )

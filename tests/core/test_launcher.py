@@ -156,8 +156,7 @@ def test_the_interpreter_is_read_from_the_first_lines(head: str, interpreter: st
 def test_the_variables_and_arguments_are_those_of_the_real_torchrun(tmp_path: Path) -> None:
     words = ["--nproc-per-node", "2", "--role", "r", "probe.py", "--rank=${local_rank}", "$$", "$HOME"]
     (tmp_path / "probe.py").write_text(
-        "import json, os, sys\n"
-        "open('got' + os.environ['RANK'], 'w').write(json.dumps([dict(os.environ), sys.argv]))\n"
+        "import json, os, sys\nopen('got' + os.environ['RANK'], 'w').write(json.dumps([dict(os.environ), sys.argv]))\n"
     )
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "torch.distributed.run", *words]

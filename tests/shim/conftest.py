@@ -111,9 +111,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """launch(program, *arguments, ranks=2, shimmed=True, devices=()) -> Job; all are ended afterwards."""
     jobs: list[Job] = []
 
-    def start(
-        program: str, *arguments: str, ranks: int = 2, shimmed: bool = True, devices: Sequence[str] = ()
-    ) -> Job:
+    def start(program: str, *arguments: str, ranks: int = 2, shimmed: bool = True, devices: Sequence[str] = ()) -> Job:
         folder = tmp_path / f"job{len(jobs)}"
         folder.mkdir()
         jobs.append(Job(folder, program, list(arguments), len(devices) or ranks, shimmed, devices))

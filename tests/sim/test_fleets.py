@@ -101,8 +101,11 @@ def test_a_short_form_is_nodes_times_devices() -> None:
             "guaranteed 10 devices (b 5, c 5), but a itself only 9",
         ),
         ("nodes: [{count: 2}]\nprojects: [{name: a}, {name: a}]\n", 2, "project a is declared twice"),
-        ("nodes: [{count: 2}]\nprojects:\n  - name: lab\n    limit: 4\n    projects: [{name: kid, quota: 8}]\n", 3,
-         "children of project lab are guaranteed 8 devices"),
+        (
+            "nodes: [{count: 2}]\nprojects:\n  - name: lab\n    limit: 4\n    projects: [{name: kid, quota: 8}]\n",
+            3,
+            "children of project lab are guaranteed 8 devices",
+        ),
         ("nodes: [{count: 2}]\nprojects:\n  - name: a\n    quota: 2\n    guarantee: 2\n", 4, "mean the same"),
         ("nodes: [{count: 2}]\nprojects:\n  a:\n    borrow: maybe\n", 4, "borrow: 'maybe' cannot be meant"),
         ("nodes: [{count: 2}]\nprojects: [b]\n", 2, "the project has no name"),

@@ -77,8 +77,10 @@ def test_the_policys_account_has_the_same_hours(drawn, start, rest) -> None:
             windows += closed
     windows += account.closed(kept, at + rest)[1]
     theirs = [(one.hours, one.entitled, one.delivered) for one in account.merged(tuple(windows))]
-    ours = [(one.count, one.count * one.entitled, one.count * one.delivered) for one in
-            fraction.hours(4, start, at + rest, laid)]
+    ours = [
+        (one.count, one.count * one.entitled, one.count * one.delivered)
+        for one in fraction.hours(4, start, at + rest, laid)
+    ]
     assert unrolled(theirs) == unrolled(ours)
 
 

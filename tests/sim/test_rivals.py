@@ -80,9 +80,7 @@ def test_evicted_jobs_start_again_from_their_last_checkpoint() -> None:
 
 
 def test_a_projects_share_is_its_own() -> None:
-    mixed = trace(
-        *(work(f"a{n}", 0, 1_000, 4, project="a") for n in range(3)), work("b", 0, 1_000, 4, project="b")
-    )
+    mixed = trace(*(work(f"a{n}", 0, 1_000, 4, project="a") for n in range(3)), work("b", 0, 1_000, 4, project="b"))
     run = rival_run(Scenario(mixed, uniform(1), NOTHING), Partition(mixed.works, 8))
     ends = {one.work.id: one.ended_s for one in run.world.ended}
     assert ends["b"] == 1_000

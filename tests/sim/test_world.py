@@ -73,7 +73,10 @@ def test_one_seed_has_one_history_in_any_process(policy) -> None:
         found = subprocess.run(
             [sys.executable, "-c", HISTORY, policy],
             env={"PYTHONHASHSEED": hash_seed, "PATH": "/usr/bin:/bin", "PYTHONPATH": "src"},
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         return found.stdout
 

@@ -303,9 +303,7 @@ class Conductor:
         )
         return self._decider.commit(manifest)
 
-    def _finish(
-        self, order: FreezeOrder, cells: Sequence[CellPort], manifest: Manifest, took_s: float = 0.0
-    ) -> Answer:
+    def _finish(self, order: FreezeOrder, cells: Sequence[CellPort], manifest: Manifest, took_s: float = 0.0) -> Answer:
         """Behind the commit nothing can fail any more: a cell that is out of reach is cleared by its own node."""
         began_s = self.clock.monotonic()
         if order.release:

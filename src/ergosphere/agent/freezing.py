@@ -20,6 +20,7 @@ from ergosphere.agent import (
     criu_log,
     ending,
     identity,
+    lives,
     obstacles,
     requirements,
     reserving,
@@ -30,6 +31,7 @@ from ergosphere.agent import (
 from ergosphere.agent.criu import Dump
 from ergosphere.agent.cut_port import LocalRank
 from ergosphere.agent.cut_view import RankState
+from ergosphere.agent.keeper import filesystems
 from ergosphere.agent.keepers import Keeper, KeptRank
 from ergosphere.agent.lives import LifeFolder, LifeRecord
 from ergosphere.agent.node import Dumped, Node
@@ -167,6 +169,7 @@ def dump(node: Node, folder: LifeFolder, freeze_id: str, *, periodic: bool = Fal
     pids = {kept.rank: _pids(node, folder.key, kept.rank) for kept in ranks}
     everyone = frozenset[int]().union(*pids.values())
     distrust = mapped.writable_maps(everyone)
+    known = {kept.rank: _filesystems(folder, record, kept) for kept in ranks}
     files = beginning.files_of(folder, record.seat)
     wanted = sum(reserving.resident_bytes(each) for each in pids.values())
     changed = reserving.changed_bytes(files, node.pool(folder.key), distrust)
@@ -189,7 +192,7 @@ def dump(node: Node, folder: LifeFolder, freeze_id: str, *, periodic: bool = Fal
     node.dumped[(freeze_id, folder.key)] = Dumped(
         staged=staged,
         images=images,
-        facts={kept.rank: {"parked": kept.rank in parked} for kept in ranks},
+        facts={rank: {"parked": rank in parked, lives.FILESYSTEMS: numbers} for rank, numbers in known.items()},
         mapped=_outside_files(record.plan.spec, everyone),
         followers=followers,
         root=rootfs.plan_to_json(_root_plan(folder)),
@@ -239,6 +242,15 @@ def _parked(folder: LifeFolder, seat: CellPlan) -> list[int]:
 def _root_plan(folder: LifeFolder) -> rootfs.RootPlan:
     """The mounts this life was launched with; a thaw elsewhere needs the same."""
     return rootfs.plan_from_json(json.loads((folder.path / "root.json").read_text()))
+
+
+def _filesystems(folder: LifeFolder, record: LifeRecord, kept: KeptRank) -> list[int]:
+    """Every number that this rank has known a file system in memory by."""
+    targets = {mount.target for mount in _root_plan(folder).mounts if mount.kind == "tmpfs"}
+    try:
+        return sorted({*record.filesystems.get(kept.rank, ()), *filesystems.seen(kept.pid, targets)})
+    except OSError as error:
+        raise Refused(f"rank {kept.rank} has just ended") from error
 
 
 def _rank_images(images: Path, rank: int) -> Path:

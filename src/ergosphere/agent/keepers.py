@@ -75,7 +75,10 @@ class LaunchRank:
 
 @dataclass(frozen=True, slots=True)
 class RestoreRank:
-    """One rank to bring back by `argv` (criu restore -d, naming `pidfile`). `fds`: number → path to open there."""
+    """One rank to bring back by `argv` (criu restore -d, naming `pidfile`). `fds`: number → path to open there.
+
+    `used`: numbers that none of its file systems in memory may get again.
+    """
 
     rank: int
     argv: Sequence[str]
@@ -86,6 +89,7 @@ class RestoreRank:
     log: str
     cwd: str = "/"
     fds: dict[int, str] = field(default_factory=dict)
+    used: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ergosphere.agent.place import CellKey, Place
 from ergosphere.wire.agents import CellPlan, LifePlan
 
 LifePhase = Literal["building", "going", "live", "ended"]  # going: restored ranks were let go, no way back
+FILESYSTEMS: Final = "filesystems"  # the key in a rank's facts
 RECORDS_CACHED: Final = 4096
 _WRITING: Final = threading.Lock()  # records are read, changed and written by several threads
 
@@ -38,6 +39,7 @@ class LifeRecord(BaseModel):
     snapshot: str | None = None  # the snapshot this life was thawed from
     begins_anew: bool = False  # the snapshot has no images: the command is started again among its files
     parked: tuple[int, ...] = ()  # ranks that wait for a go after their thaw
+    filesystems: dict[int, tuple[int, ...]] = {}  # numbers that its ranks knew file systems in memory by, before
     results: str | None = None
     log_base: dict[str, int] = {}  # how long each log was when this life began
     notes: tuple[str, ...] = ()

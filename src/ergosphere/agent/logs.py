@@ -94,6 +94,4 @@ def _streams(record: LifeRecord) -> Iterator[tuple[int, str]]:
 def _chunk(record: LifeRecord, name: str, offset: int, content: bytes) -> LogChunk:
     data = base64.b64encode(content).decode()
     life = record.plan
-    return LogChunk(
-        job=life.job, incarnation=life.incarnation, birth=record.birth, name=name, offset=offset, data=data
-    )
+    return LogChunk(job=life.job, incarnation=life.incarnation, birth=record.birth, name=name, offset=offset, data=data)

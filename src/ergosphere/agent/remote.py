@@ -31,9 +31,7 @@ class RemoteCell:
             text = f"{self.seat.node}: {failed}"
             if failed.kind in ("DamagedSnapshot", "Damaged"):
                 raise DamagedSnapshot(text) from failed
-            raise Refused(
-                text, remedy=failed.remedy, lasting=failed.lasting, exit_code=failed.exit_code
-            ) from failed
+            raise Refused(text, remedy=failed.remedy, lasting=failed.lasting, exit_code=failed.exit_code) from failed
 
     def phase(self) -> str:
         return str(self._ask("phase"))

@@ -66,6 +66,7 @@ def fetch(node: Node, life: LifePlan, seat: CellPlan, body: dict[str, Any]) -> N
         begins_anew=snapshot.begins_anew,
         log_base=lengths,
         parked=parked,
+        filesystems={rank.rank: tuple(rank.facts.get(lives.FILESYSTEMS, ())) for rank in part.ranks},
     )
     folder = lives.create(node.place, record)
     with ThreadPoolExecutor(max_workers=3) as pool:
@@ -268,6 +269,7 @@ def _restore_rank(node: Node, folder: LifeFolder, record: LifeRecord, plan: root
         log=str(at / "criu.out"),
         cwd=str(at),
         fds={NET_FD: net.netns} if net.netns else {},
+        used=record.filesystems.get(rank, ()),
     )
 
 

@@ -153,9 +153,7 @@ def nodes(client: Client) -> tuple[NodeInfo, ...]:
     return _NODES.validate_python(client.get("/v1/nodes"))
 
 
-def node_verb(
-    client: Client, node: str, name: str, wait_s: float, within_s: float | None = None
-) -> NodeVerbResult:
+def node_verb(client: Client, node: str, name: str, wait_s: float, within_s: float | None = None) -> NodeVerbResult:
     """drain, undrain. `within_s`: it will be gone then."""
     wish = VerbRequest(wait_s=wait_s) if within_s is None else DrainRequest(wait_s=wait_s, within_s=within_s)
     data = client.post(node_path(node, name), wish.model_dump_json(), wait_s)

@@ -104,9 +104,7 @@ def _refuse_another(home: Path, before: StoreSettings, now: StoreSettings) -> No
     raise CliError(f"this home keeps its snapshots in {where}, and its jobs live by them", remedy, ExitCode.REFUSED)
 
 
-def _with_key(
-    home: Path, now: StoreSettings, environment: Mapping[str, str]
-) -> tuple[StoreSettings, tuple[str, ...]]:
+def _with_key(home: Path, now: StoreSettings, environment: Mapping[str, str]) -> tuple[StoreSettings, tuple[str, ...]]:
     """A shared store is encrypted: under the key that is there, else under one that is made now."""
     from ergosphere.snapshots.settings import KEY_FILE
 

@@ -110,9 +110,7 @@ def difference(service: Service, ref: str, to: str) -> SnapshotDiff:
         a=ids[0],
         b=ids[1],
         files=tuple(
-            FileChange(path=to_text(file.path), change=file.how)
-            for files in found.files.values()
-            for file in files
+            FileChange(path=to_text(file.path), change=file.how) for files in found.files.values() for file in files
         ),
         logs={name: now - then for name, (then, now) in found.logs.items()},
         memory_bytes=sum(image.after for image in memory),

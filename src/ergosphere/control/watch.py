@@ -170,9 +170,7 @@ class Watch:
         else:
             lives.end(round_.change, job, judged)
 
-    def _ranks(
-        self, round_: _Round, job: JobRow
-    ) -> tuple[list[RankExit], dict[int, float], dict[int, float]]:
+    def _ranks(self, round_: _Round, job: JobRow) -> tuple[list[RankExit], dict[int, float], dict[int, float]]:
         """Exits, ranks that vanished and when, and when each rank was last heard of."""
         exits: list[RankExit] = []
         vanished: dict[int, float] = {}

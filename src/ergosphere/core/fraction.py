@@ -165,9 +165,7 @@ def _and_lost(lost: tuple[tuple[Cause, float], ...], cause: Cause, missed: float
 
 
 def _close(account: Account, hours: int = 1) -> tuple[Account, tuple[Window, ...]]:
-    window = Window(
-        account.window_s, account.delivered, account.entitled, account.devices, hours, account.lost
-    )
+    window = Window(account.window_s, account.delivered, account.entitled, account.devices, hours, account.lost)
     fresh = replace(account, window_s=account.window_s + hours * HOUR_S, delivered=0.0, entitled=0.0, lost=())
     return fresh, (window,) if account.entitled > 0 else ()
 

@@ -191,6 +191,3 @@ def node_view(place: Place, now_s: float) -> NodeView:
         leaves_s=place.leaves_s,
         flaky_until_s=flaky_until_s(tuple(place.failures), now_s),
     )
-
-
-

@@ -250,9 +250,7 @@ def _kinds(rows: Iterator[tuple[int, dict[str, str]]], faults: Faults) -> Iterat
                 yield Machine(f"{row['gpu_model']}-{number:05d}", share, row["gpu_model"], domain=domain)
 
 
-def _machines(
-    rows: Iterator[tuple[int, dict[str, str]]], header: Sequence[str], faults: Faults
-) -> Iterator[Machine]:
+def _machines(rows: Iterator[tuple[int, dict[str, str]]], header: Sequence[str], faults: Faults) -> Iterator[Machine]:
     key = next((one for one in ("node_id", "machine", "host", "node") if one in header), None)
     width = next((one for one in ("devices", "gpus", "gpu", "cap_gpu") if one in header), None)
     kind = next((one for one in ("kind", "model", "gpu_type", "gpu_model") if one in header), None)

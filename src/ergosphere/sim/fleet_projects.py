@@ -48,9 +48,7 @@ def _several(found: object, line: int, parent: str, faults: Faults) -> Iterator[
             faults.add(where, "the project has no name", f"projects are written {WRITTEN}")
 
 
-def _one(
-    name: object, found: object, line: int, parent: str, faults: Faults
-) -> Iterator[tuple[ProjectView, int]]:
+def _one(name: object, found: object, line: int, parent: str, faults: Faults) -> Iterator[tuple[ProjectView, int]]:
     settings = {None: line} if found is None else found
     if isinstance(name, list | dict) or not isinstance(settings, Mapping):
         faults.add(line, f"project {name!r} cannot be meant", f"projects are written {WRITTEN}")

@@ -211,8 +211,7 @@ def _outlook(picture: Picture, runs: Sequence[Run]) -> Outlook:
         wait_mean_s=sum((last_s if one.started_s is None else one.started_s) - start.begins_s for one in lives) / count,
         done_mean_s=sum((last_s if one.ended_s is None else one.ended_s) - start.begins_s for one in lives) / count,
         empty_s=sum(run.world.now_s for run in runs) / len(runs) - start.begins_s,
-        utilisation=sum(run.record.computing_s for run in runs)
-        / max(sum(run.record.capacity_s for run in runs), 1.0),
+        utilisation=sum(run.record.computing_s for run in runs) / max(sum(run.record.capacity_s for run in runs), 1.0),
         pauses=sum(one.pauses for one in lives) / len(runs),
         new_starts_s=at(begun, 0.5) if begun else None,
     )

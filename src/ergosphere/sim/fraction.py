@@ -114,4 +114,3 @@ def _merged(windows: Iterable[Hours], short: float) -> Iterator[Hours]:
         held = one
     if held is not None:
         yield held
-

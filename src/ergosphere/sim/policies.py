@@ -41,5 +41,3 @@ def desk(name: str, scenario: Scenario) -> Desk:
         remedy = f"there is {', '.join(NAMES)}"
         raise Faulty("policy", [Fault(0, unknown("policy", name, NAMES), remedy)])
     return RivalDesk(RIVALS[name](scenario))
-
-

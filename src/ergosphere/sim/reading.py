@@ -80,9 +80,7 @@ def _lines(reader: Any, faults: Faults) -> Iterator[tuple[int, Sequence[str]]]:
         faults.check()
 
 
-def _trace(
-    name: str, path: str, header: Sequence[str], rows: Iterator[tuple[int, Sequence[str]]], wish: Wish
-) -> Trace:
+def _trace(name: str, path: str, header: Sequence[str], rows: Iterator[tuple[int, Sequence[str]]], wish: Wish) -> Trace:
     faults = Faults(path)
     at = columns.found(header)
     for column in columns.twice(header):

@@ -127,7 +127,5 @@ def level(deployed: Deployed, spans: Sequence[Sequence[tuple[float, float, float
     for (from_s, count), (to_s, _) in pairwise(edges):
         for replica in spans[:count]:
             told.wanted_s += max(0.0, min(to_s, until_s) - from_s)
-            told.served_s += sum(
-                max(0.0, min(end, to_s, until_s) - max(begin, from_s)) for begin, end, _ in replica
-            )
+            told.served_s += sum(max(0.0, min(end, to_s, until_s) - max(begin, from_s)) for begin, end, _ in replica)
     return told

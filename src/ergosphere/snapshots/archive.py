@@ -76,9 +76,7 @@ def read_manifest(path: Path, key: bytes | None) -> Manifest:
         return _manifest(archive, key)
 
 
-def import_archive(
-    path: Path, key: bytes | None, vault: Vault, fresh: Callable[[Manifest], Manifest]
-) -> Manifest:
+def import_archive(path: Path, key: bytes | None, vault: Vault, fresh: Callable[[Manifest], Manifest]) -> Manifest:
     """Bring an archive's snapshot into a vault under the vault's own key; every chunk is verified.
 
     `fresh` gives the manifest its id and job here, and raises what refuses it: thawing an image sets users and
@@ -240,5 +238,3 @@ class ArchiveStore:
             raise Damaged(str(self._path), how=f"is no archive of a snapshot ({error})") from error
         if not any(key.startswith(RECORDS) for key in self._places):
             raise Damaged(str(self._path), how="is no archive of a snapshot")
-
-

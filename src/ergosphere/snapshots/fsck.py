@@ -124,9 +124,7 @@ def _check_marks(vaults: Sequence[Vault], manifests: Mapping[str, Manifest], los
             report.affected.setdefault(freeze_id, f"the recipe of its cell {cell} is missing")
 
 
-def _check_vault(
-    vault: Vault, manifests: Mapping[str, Manifest], report: Report, deep: bool, repair: bool
-) -> set[str]:
+def _check_vault(vault: Vault, manifests: Mapping[str, Manifest], report: Report, deep: bool, repair: bool) -> set[str]:
     recipes = _recipes(vault, report)
     vault.reload()  # behind the recipes: what they need was stored before them
     report.damaged += vault.troubles.values()

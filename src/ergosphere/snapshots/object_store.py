@@ -33,9 +33,7 @@ DENIED: Final = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedErr
 class ObjectStore:
     """Passes the same conformance suite as every other store."""
 
-    def __init__(
-        self, url: str, config: dict[str, str], clock: Clock, *, renew_after_s: float = RENEW_AFTER_S
-    ) -> None:
+    def __init__(self, url: str, config: dict[str, str], clock: Clock, *, renew_after_s: float = RENEW_AFTER_S) -> None:
         """`config`: credentials and endpoint, as environment variables name them. Errors: StoreError."""
         self._renew_after_s = renew_after_s
         self.url = url

@@ -232,11 +232,7 @@ class _Worker:
         content = self._put.read(window, self._buffer)
         cuts = cut(content, window.regions)
         edges, naming = cuts.edges, self._naming
-        pieces = [
-            content[start:end]
-            for start, end, zero in zip(edges, edges[1:], cuts.zero, strict=False)
-            if not zero
-        ]
+        pieces = [content[start:end] for start, end, zero in zip(edges, edges[1:], cuts.zero, strict=False) if not zero]
         names = [blake3(piece, key=naming).digest() for piece in pieces]
         joined = b"".join(names)
         for i in self._put.claim(names, joined):

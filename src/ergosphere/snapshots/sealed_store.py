@@ -79,4 +79,3 @@ def is_plain_abort(content: bytes) -> bool:
         return bool(json.loads(content)["verdict"] == "abort")
     except (ValueError, KeyError, TypeError):
         return False
-

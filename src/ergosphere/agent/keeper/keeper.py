@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from . import freezers, world
+from . import filesystems, freezers, world
 from .alarms import Alarms
 from .children import Children, Ended
 from .gather import Gather
@@ -155,7 +155,7 @@ class Keeper:
     def _restored(self, hold: str, orders: dict[int, Request], ends: dict[int, Ended], reply: Reply) -> None:
         faults = [f"rank {rank}: {fault}" for rank, end in sorted(ends.items()) if (fault := _fault(end))]
         pids = {} if faults else {rank: _written_pid(orders[rank]["pidfile"]) for rank in ends}
-        faults += [f"rank {rank}: CRIU named no process" for rank, pid in pids.items() if pid is None]
+        faults += [f"rank {rank}: {fault}" for rank, pid in pids.items() if (fault := _mistaken(orders[rank], pid))]
         if faults:
             self._holds.remove(hold)
         self._come_to_be(orders, pids, faults, reply)
@@ -377,6 +377,18 @@ def _written_pid(pidfile: str) -> int | None:
         return int(Path(pidfile).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _mistaken(order: Request, pid: int | None) -> str:
+    """What is wrong with a rank that CRIU says it has restored; "" when nothing is."""
+    if pid is None:
+        return "CRIU named no process"
+    try:
+        now = filesystems.seen(pid, filesystems.targets_of(order["root_plan"]["mounts"]))
+    except OSError:
+        return "it ended before it was let go"
+    again = now & set(order.get("used", ()))
+    return f"a file system got the number {min(again)}, which it has had before, from the kernel" if again else ""
 
 
 def _clear(cgroup: str) -> None:

@@ -84,6 +84,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
     _checked(result, target)
 
 
+def unmount(target: str) -> None:
+    """umount2(2): gone from here at once, and altogether when nobody uses it any more."""
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
 def make_private(target: str) -> None:
     """From here on no mount made at or below `target` is seen by other namespaces, and none of theirs here."""
     mount("none", target, "", MS_REC | MS_PRIVATE)

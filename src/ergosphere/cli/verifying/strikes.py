@@ -31,9 +31,7 @@ Answer = TypeVar("Answer")
 
 VERB_WAIT_S: Final = 60.0  # a freeze and a thaw on a busy machine
 PAUSED_S_MAX: Final = 1.0  # how long a pause lasts at most: `pick` of it
-ON_ITS_WAY: Final = frozenset(
-    {Phase.RESIZING, Phase.FREEZING, Phase.THAWING, Phase.STARTING, Phase.CLEARING}
-)
+ON_ITS_WAY: Final = frozenset({Phase.RESIZING, Phase.FREEZING, Phase.THAWING, Phase.STARTING, Phase.CLEARING})
 AWAY_S_MAX: Final = 2.0  # how long the server stays away at most
 ASK_S_MAX: Final = 60.0  # while the server is away
 RETRY_S: Final = 0.2

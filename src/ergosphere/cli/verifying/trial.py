@@ -113,9 +113,7 @@ def _against(spec: JobSpec) -> Against:
     return "ergo" if spec.ranks > 2 and spec.exact != "off" and spec.launcher != "opaque" else "direct"
 
 
-def _without_ergo(
-    undisturbed: Undisturbed, under_ergo: Outcome, masks: tuple[re.Pattern[bytes], ...]
-) -> Comparison:
+def _without_ergo(undisturbed: Undisturbed, under_ergo: Outcome, masks: tuple[re.Pattern[bytes], ...]) -> Comparison:
     """What the same command gives without ergo, for the reader to see; the verdict does not depend on it."""
     direct, _ = replace(undisturbed, against="direct").run(2)
     return compare_runs(direct, under_ergo, undisturbed.plain.copy.tree, masks)

@@ -82,6 +82,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/store/gc")
     def collect(wish: GcRequest = GcRequest()) -> GcReport:
         return Tidy(service).report(dry_run=wish.dry_run)
+
     return router
 
 

@@ -39,7 +39,13 @@ class Ledger:
     """Opened over a migrated database; thread-safe."""
 
     def __init__(
-        self, database: Engine, clock: Clock, leases: Leases, bell: Bell, new_id: Callable[[], str], prefix: str,
+        self,
+        database: Engine,
+        clock: Clock,
+        leases: Leases,
+        bell: Bell,
+        new_id: Callable[[], str],
+        prefix: str,
         rules: Rules = Rules(),
     ) -> None:
         self.clock = clock

@@ -333,9 +333,7 @@ def _higher_limit(board: Board, job: JobView) -> Iterator[_Change]:
     if against is None or against.limit is None:
         return
     enough = board.tree.used(against.id) + job.ranks
-    raised = tuple(
-        replace(one, limit=enough) if one.id == against.id else one for one in board.tree.projects.values()
-    )
+    raised = tuple(replace(one, limit=enough) if one.id == against.id else one for one in board.tree.projects.values())
     yield _Change(f"with a limit of {enough} devices for project {against.id} it would get room", projects=raised)
 
 

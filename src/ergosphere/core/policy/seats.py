@@ -39,9 +39,7 @@ def _split(ranks: list[int], most: int) -> list[list[int]]:
 
 def usable_seats(nodes: Sequence[NodeView]) -> frozenset[Seat]:
     """Every seat of the nodes that answer, are not being drained and are not about to leave."""
-    return frozenset(
-        Seat(node.id, device) for node in nodes if takes_jobs(node) for device in range(node.devices)
-    )
+    return frozenset(Seat(node.id, device) for node in nodes if takes_jobs(node) for device in range(node.devices))
 
 
 def takes_jobs(node: NodeView) -> bool:

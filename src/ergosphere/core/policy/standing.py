@@ -164,8 +164,4 @@ def goes_whole(job: JobView, urgency: int, devices: int, usable: int) -> bool:
 
 def waits(job: JobView) -> bool:
     """It has no seats and nothing but seats keeps it from having some."""
-    return (
-        job.phase in (Phase.WAITING, Phase.FROZEN)
-        and job.wanted
-        and not (job.paused or job.cancel or job.after)
-    )
+    return job.phase in (Phase.WAITING, Phase.FROZEN) and job.wanted and not (job.paused or job.cancel or job.after)

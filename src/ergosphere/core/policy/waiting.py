@@ -28,9 +28,7 @@ class WaitingReasons(Mapping[JobId, Reason]):
 
     @staticmethod
     def of(turn: Turn) -> WaitingReasons:
-        return WaitingReasons(
-            turn.board, turn.reasons, frozenset(turn.decisions), turn.counts(), turn.against
-        )
+        return WaitingReasons(turn.board, turn.reasons, frozenset(turn.decisions), turn.counts(), turn.against)
 
     def __getitem__(self, job_id: JobId) -> Reason:
         found = self.given.get(job_id)
@@ -153,4 +151,3 @@ def _where(entry: Entry, pool: tuple[object, ...], domain: str, node: str) -> tu
             return (*pool[1:4], domain)
         case _:
             return pool[1:4]
-

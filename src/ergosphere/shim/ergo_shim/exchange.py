@@ -93,9 +93,7 @@ class Exchange:
         for host in dict.fromkeys(group.seats.hosts):
             if host != group.seats.home:
                 target = group.seats.ranks[group.seats.on(host)[0]]
-                self._send(
-                    target, self._message(RESULT, group, operation, (to - of) * item, of * item, address)
-                )
+                self._send(target, self._message(RESULT, group, operation, (to - of) * item, of * item, address))
 
     def is_sending(self, key: str, number: int) -> bool:
         """Whether something of that operation has not been sent yet."""

@@ -11,7 +11,6 @@ branch_labels = None
 depends_on = None
 
 
-
 def _jobs() -> tuple[sa.Column[Any], ...]:
     return (
         sa.Column("min_devices", sa.Integer(), nullable=False, server_default="0"),
