@@ -140,6 +140,8 @@ def remarks(look: Change, spec: JobSpec) -> list[str]:
     )
     if same:
         notes.append(f"another live job is called {spec.name}; the name now means this one, use ids to tell them apart")
+    if look.session.get(JobRow, spec.name) is not None:
+        notes.append(f"{spec.name} is the id of another job, and stays so: use this one's id")
     largest = look.session.scalar(select(func.max(NodeRow.devices))) or 0
     if spec.ranks > max(1, largest):
         notes.append(

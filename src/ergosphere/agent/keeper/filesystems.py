@@ -9,13 +9,17 @@ numbers a rank has seen are held while CRIU restores it, and looked at again bef
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from . import kernel
+from .children import Children
 
-HELD_MAX: Final = 50_000  # half of what a mount namespace may have, unless somebody changed it
+LOOK_S: Final = 0.002
 
 
 def seen(pid: int, targets: Collection[str]) -> set[int]:
@@ -33,20 +37,53 @@ def targets_of(mounts: Iterable[dict[str, Any]]) -> set[str]:
     return {mount["target"] for mount in mounts if mount["kind"] == "tmpfs"}
 
 
-def hold(folder: str, used: Collection[int]) -> None:
-    """Whatever of `used` is free on this host is free no more, for as long as this mount namespace is there.
+class Guard:
+    """Holds numbers while ranks are restored: what is free of them is taken, and what comes free is taken at once."""
 
-    The kernel gives the lowest free number: when a mount gets one above all of `used`, each of them is taken.
-    """
-    spare = []
-    for count in range(HELD_MAX if used else 0):
-        at = f"{folder}/{count}"
+    def __init__(self, children: Children, folder: str, used: Collection[int], timeout_s: float) -> None:
+        """`folder`: any that is there; nothing is seen in it. Returns once all of `used` are taken."""
+        self._children = children
+        self._pid = 0
+        if not used:
+            return
+        ready, tell = os.pipe2(os.O_CLOEXEC)
+        self._pid = children.start(partial(_hold, folder, frozenset(used), tell), lambda _: None, timeout_s)
+        os.close(tell)
+        os.read(ready, 1)  # nothing comes from a child that failed: then the look afterwards has to do
+        os.close(ready)
+
+    def end(self) -> None:
+        """They may be had again."""
+        self._children.stop([self._pid])
+
+
+def _hold(folder: str, used: Collection[int], tell: int, _: int) -> None:
+    """In a forked child, until it is ended or its parent is gone."""
+    parent = os.getppid()
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.make_private("/")
+    kernel.mount("tmpfs", folder, "tmpfs", 0, "mode=700,size=1m")
+    places = (f"{folder}/{number}" for number in count())
+    _take(used, places)
+    os.write(tell, b".")
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+        _take(used, places)
+
+
+def _take(used: Collection[int], places: Iterator[str]) -> None:
+    """Takes all of `used` that are free.
+
+    The kernel gives the lowest free number. So the first one that is above all of `used` says that each of them is
+    taken; while none comes free, the first try says so."""
+    spare, number = [], 0
+    while number <= max(used):
+        at = next(places)
         os.mkdir(at, 0o700)
         kernel.mount("tmpfs", at, "tmpfs", 0, "size=4k")
         number = os.minor(os.stat(at).st_dev)
         if number not in used:
             spare.append(at)
-        if number > max(used):
-            break
     for at in spare:
         kernel.unmount(at)
+        os.rmdir(at)

@@ -146,7 +146,15 @@ class Keeper:
             group.create()
             group.freeze()
         self._holds.add(request["freeze_id"])
-        gather = Gather(list(orders), lambda ends: self._restored(request["freeze_id"], orders, ends, reply))
+        used = {number for order in orders.values() for number in order.get("used", ())}
+        anywhere = next(iter(orders.values()))["root_plan"]["root"]
+        guard = filesystems.Guard(self._children, anywhere, used, request["timeout_s"])
+
+        def done(ends: dict[int, Ended]) -> None:
+            guard.end()
+            self._restored(request["freeze_id"], orders, ends, reply)
+
+        gather = Gather(list(orders), done)
         for number, order in orders.items():
             with suppress(FileNotFoundError):
                 os.unlink(order["pidfile"])

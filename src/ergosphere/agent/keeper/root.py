@@ -7,10 +7,9 @@ come parents before children. Nothing here decides what a rank may see.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from typing import Any, Final
 
-from . import filesystems, kernel
+from . import kernel
 
 Plan = dict[str, Any]
 
@@ -35,12 +34,11 @@ def build(plan: Plan) -> None:
     kernel.pivot_here()
 
 
-def stage(plan: Plan, used: Collection[int]) -> None:
+def stage(plan: Plan) -> None:
     """For a restore: what CRIU is to put together, in a mount namespace of our own, on a tmpfs over the plan's folder.
 
     `<root>/root` is a bind of `/` as CRIU's --root has to be, `<root>/<key>` each source. CRIU gives an external mount
-    the flags its source has, not those it was dumped with: therefore the sources are made read-only here. No file
-    system that CRIU makes gets a number in `used`.
+    the flags its source has, not those it was dumped with: therefore the sources are made read-only here.
     """
     folder = plan["root"]
     kernel.make_private("/")
@@ -55,8 +53,6 @@ def stage(plan: Plan, used: Collection[int]) -> None:
         if at is not None:
             _make_mountpoint(at, folder=mount["kind"] != "bind" or os.path.isdir(mount["source"]))
     kernel.make_readonly(f"{folder}/root")
-    os.mkdir(f"{folder}/held")
-    filesystems.hold(f"{folder}/held", used)
 
 
 def _stage_bind(mount: dict[str, Any], at: str) -> None:

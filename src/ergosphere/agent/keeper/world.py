@@ -114,7 +114,7 @@ def restore(order: Order, pipe: int) -> None:
     with step("make a mount namespace"):
         kernel.unshare(kernel.CLONE_NEWNS)
     with step("lay out the rank's root at"):
-        root.stage(order["root_plan"], order.get("used", ()))
+        root.stage(order["root_plan"])
     run(order, pipe, {"CRIU_SUSPEND_GROUP": order["cgroup"]})
 
 

@@ -105,7 +105,11 @@ def _paused(_look: Change, job: JobRow, before: Before) -> str | None:
 
 
 def _resumed(_look: Change, job: JobRow, _before: Before) -> str | None:
-    return _standing(job) if job.phase in ENDED | {Phase.RUNNING, Phase.ENDING} else None
+    if job.phase is Phase.FAILED:
+        raise Conflict(
+            f"{job.name} was resumed and has failed: {job.reason}" if job.reason else f"{job.name} has failed"
+        )
+    return _standing(job) if job.phase in ENDED or job.phase is Phase.RUNNING else None
 
 
 def _standing(job: JobRow) -> str:
