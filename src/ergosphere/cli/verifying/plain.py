@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,8 @@ from ergosphere.system import Clock
 from ergosphere.wire.jobs import JobSpec
 
 LOOK_S: Final = 0.05
+LATE_S_MAX: Final = 0.5  # until a process that was started as the run was called off has come into its group
+LATECOMERS_MAX: Final = 20
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # In a mount namespace of its own: the copy over the path it was made from, then the command.
 _IN_COPY: Final = """set -e
@@ -87,8 +89,18 @@ def _group(name: str) -> Iterator[cgroups.Freezer]:
     try:
         yield freezer
     finally:
+        _end(freezer)
+
+
+def _end(freezer: cgroups.Freezer) -> None:
+    """Ends what is in the group and removes it. A process that was just started may yet come in, and is ended then."""
+    for _ in range(LATECOMERS_MAX):
         freezer.kill()
-        freezer.remove()
+        with suppress(cgroups.CgroupError):
+            freezer.remove(LATE_S_MAX)
+            return
+    freezer.kill()
+    freezer.remove()
 
 
 def free_port() -> int:
