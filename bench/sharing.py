@@ -50,7 +50,7 @@ def run(seats: Seats, program: str, *arguments: str) -> list[dict[str, Any]]:
             for rank in ranks:
                 rank.kill()
                 rank.wait()
-        assert codes == [0] * seats.ranks, (place / "err").read_text()[-3000:]
+        assert codes == [0] * seats.ranks, (codes, (place / "err").read_text()[-3000:])
         return [json.loads(Path(f"{out}.{rank}").read_text()) for rank in range(seats.ranks)]
 
 

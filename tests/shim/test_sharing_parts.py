@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy
@@ -134,6 +135,41 @@ def test_a_file_for_which_there_is_no_room_is_refused_and_not_left(tmp_path):
         handing.remove(path)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+TURN = """
+import os, sys, time
+from ergosphere.shim.ergo_shim.bell import Bell
+from ergosphere.shim.ergo_shim.turn import Turn
+folder, seat, is_first = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "first"
+bell = Bell(folder + "/bell", seat)
+turn = Turn(folder + "/turn", bell, seat, 4)
+while not is_first and not os.path.exists(folder + "/taken"):
+    time.sleep(0.001)
+print("ready", flush=True)
+turn.take()
+os.write(os.open(folder + "/order", os.O_WRONLY | os.O_APPEND | os.O_CREAT), b"%d" % seat)
+if is_first:
+    open(folder + "/taken", "w").close()
+    while not os.path.exists(folder + "/enough"):
+        time.sleep(0.001)
+    time.sleep(0.3)
+turn.give()
+"""
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_ranks_that_want_their_turn_get_it_in_their_order(tmp_path, first):
+    def begin(seat):
+        command = [sys.executable, "-c", TURN, str(tmp_path), str(seat), "first" if seat == first else ""]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    ranks = [begin(seat) for seat in (3, 0, 2, 1)]
+    for rank in ranks:
+        assert rank.stdout.readline() == "ready\n"
+    (tmp_path / "enough").touch()
+    assert [rank.wait(20) for rank in ranks] == [0] * 4
+    assert (tmp_path / "order").read_text() == "".join(str((first + at) % 4) for at in range(4))
 
 
 def _stepper(count=6):

@@ -13,7 +13,7 @@ from tests.shim.sharing import (
     UNEVEN_HOSTS,
 )
 
-PARTS = "types,forms,order,groups,blocked"
+PARTS = "types,forms,order,groups,disorder,blocked"
 PLACEMENTS = (ONE_DEVICE, TWO_DEVICES, CROSSED, TWO_HOSTS, FOUR_HOSTS, UNEVEN_HOSTS)
 
 

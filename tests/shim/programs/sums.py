@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import random
 import sys
+import threading
+import time
 from datetime import timedelta
 
 import torch
@@ -101,6 +104,23 @@ def groups():
         dist.all_reduce(world)
         inside.wait()
         keep(tensor, world)
+
+
+def disorder():
+    """Members come in other orders than theirs, each from a thread of its own, which waits for no turn."""
+
+    def reduce_late():
+        dice = random.Random(7)
+        for number in range(24):
+            late = [dice.choice((0.0, 0.003, 0.01)) for _ in range(size)]
+            tensor = mine(80_000, dice.choice([torch.float32, torch.float16, torch.int32]), number)
+            time.sleep(late[rank])
+            dist.all_reduce(tensor, op=dice.choice([ReduceOp.SUM, ReduceOp.AVG, ReduceOp.MAX]))
+            keep(tensor)
+
+    thread = threading.Thread(target=reduce_late)
+    thread.start()
+    thread.join()
 
 
 def blocked():

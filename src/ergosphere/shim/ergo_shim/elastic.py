@@ -31,8 +31,9 @@ class Ground:
         self.bell = Bell(self.stem + "bell", table.me)
         self.alive = Alive(table.folder, "t%d.%s." % (table.number, name), table.me)
         self.slots = Slots(self.stem, table.me)
-        others, file = len(table.mates()) - 1, self.stem + "turn." + _short(table.devices[table.me])
-        self.turn: Any = Turn(file, self.bell, others) if others else nobody()
+        mates, file = table.mates(), self.stem + "turn." + _short(table.devices[table.me])
+        alone = len(mates) == 1
+        self.turn: Any = nobody() if alone else Turn(file, self.bell, mates.index(table.me), len(mates))
 
     def drop(self) -> None:
         """Takes it all apart."""
@@ -58,6 +59,7 @@ class Elastic:
         self._carrier: Optional[threading.Thread] = None
         self._wanted = threading.Event()
         self._told_s = 0.0
+        self._exact = False  # as it was while there was ground: at a cut there is none
 
     # -- the control thread's side -----------------------------------------------------------------------------
 
@@ -157,8 +159,9 @@ class Elastic:
             return None
         table, ground = self.table, self.ground
         alone = len(table.mates()) == 1
-        exact = ground is not None and table.exact != "off" and self._is_the_world()
-        told: "dict[str, Any]" = {"number": table.number, "why": self._why(), "exact": exact}
+        if ground is not None:
+            self._exact = table.exact != "off" and self._is_the_world()
+        told: "dict[str, Any]" = {"number": table.number, "why": self._why(), "exact": self._exact}
         told["state"] = "alone" if alone else "turns"
         told["turn_ms"] = round(ground.turn.told_ms(), 3) if ground is not None else 0.0
         told.update(self.splice.told())

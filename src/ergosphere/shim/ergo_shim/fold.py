@@ -85,6 +85,31 @@ def lay_down(tensors: "list[Any]", layout: Layout, slot: Any, reduction: Reducti
             place.view(tensor.shape).copy_(tensor.detach())
 
 
+def adds_up(reduction: Reduction, dtype: Any) -> bool:
+    """Whether contributions may be combined one by one where the result goes, with the bits that `fold` gives."""
+    return reduction.name != "PREMUL_SUM" and not (dtype.is_floating_point and dtype.itemsize == 1)
+
+
+def add_own(tensors: "list[Any]", layout: Layout, total: Any, reduction: Reduction) -> None:
+    """Combines a contribution with what lies there of the members before it."""
+    combine = _combination(sys.modules["torch"], reduction.name, total.dtype is sys.modules["torch"].bool)
+    for tensor, start in zip(tensors, layout.starts):
+        place = total[start : start + tensor.numel()].view(tensor.shape)
+        combine(place, tensor.detach(), out=place)
+
+
+def add(reduction: Reduction, each: Any, total: Any) -> None:
+    """Combines a contribution that was laid down with what lies there of the members before it."""
+    combine = _combination(sys.modules["torch"], reduction.name, total.dtype is sys.modules["torch"].bool)
+    combine(total, each, out=total)
+
+
+def finish(reduction: Reduction, total: Any, count: int) -> None:
+    """The last step, once all `count` contributions are combined."""
+    if reduction.name == "AVG":
+        _divide(sys.modules["torch"], total, count)
+
+
 def pick_up(result: Any, start: int, tensor: Any) -> None:
     """Copies one tensor's share of a result, unseen by autograd, as torch's own backends write."""
     share = result[start : start + tensor.numel()]
@@ -122,8 +147,7 @@ def _fold_chunk(reduction: Reduction, inputs: "list[Any]", result: Any) -> None:
         combine(inputs[0], inputs[1], out=result)
     for each in inputs[2:]:
         combine(result, each, out=result)
-    if reduction.name == "AVG":
-        _divide(torch, result, len(inputs))
+    finish(reduction, result, len(inputs))
 
 
 def _divide(torch: Any, result: Any, count: int) -> None:

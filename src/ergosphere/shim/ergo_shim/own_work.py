@@ -98,7 +98,7 @@ def own_work_class(base: Any) -> Any:
             return True
 
         def flush(self) -> None:
-            """Waits, at the end of a backward pass; what went wrong is told to who waits for the handle.
+            """Waits, at the end of a backward pass, and raises what went wrong: DDP's C++ expects a result.
 
             Not without end: what a peer does before it comes here may need what this rank does after its backward
             pass. Others see to the reduction then."""
@@ -111,6 +111,8 @@ def own_work_class(base: Any) -> Any:
                         turn.overran()
             if self._operation.done:
                 self.let_go_if_done()
+                if self._operation.error is not None:
+                    raise self._operation.error
             else:
                 elastic.carry_on()
 

@@ -42,6 +42,7 @@ class GroupParts:
         self._board = Board(ground.stem + "g" + key, len(seats.ranks), len(self._places))
         self._reuse = Reuse(ground.slots)
         self._exchange = exchange
+        self._takes_turns = len(self._places) == 1 and exchange is None  # members come one after the other
         self.seats = seats
         self.open: "dict[int, Operation]" = {}  # by number: launched here, and not over
         self.key = key
@@ -69,11 +70,14 @@ class GroupParts:
             self._exchange.contribute(self, operation, operation.direct)
             return
         size = layout.total * layout.item
-        block = self._take(number, size)
         if self._leads:
             result = self._take(number, size)
             self._board.put(me, number, RESULT_FILE, result.file)
             self._board.put(me, number, RESULT_AT, result.at)
+        if self._add_own(operation):
+            self._enter(me, number, Block(self.seats.ranks[me], 0, 0, 0), operation.signature())
+            return
+        block = self._take(number, size)
         slot = self._flat(block.owner, block.file, block.at, operation.dtype, layout.total)
         fold.lay_down(operation.asked.takes, layout, slot, operation.asked.reduction)
         self._enter(me, number, block, operation.signature())
@@ -171,6 +175,42 @@ class GroupParts:
 
     # -- within ------------------------------------------------------------------------------------------------
 
+    def _adds_up(self, operation: Operation) -> bool:
+        return self._takes_turns and fold.adds_up(operation.asked.reduction, operation.dtype)
+
+    def _add_own(self, operation: Operation) -> bool:
+        """Combines this rank's contribution with those of all before it, if just they lie where the result goes."""
+        me, number, board = self.seats.me, operation.number, self._board
+        if not self._adds_up(operation) or not board.claim(0, number):
+            return False
+        try:
+            if me > 0 and (board.added(number) != me or board.get(0, number, SIGNATURE) != operation.signature()):
+                return False
+            total = fold.flat(self._result_address(operation), operation.dtype, operation.layout.total)
+            board.set_added(number, board.under_way)
+            put = fold.add_own if me > 0 else fold.lay_down
+            put(operation.asked.takes, operation.layout, total, operation.asked.reduction)
+            board.set_added(number, me + 1)
+            return True
+        finally:
+            board.unclaim(0, number)
+
+    def _add_up(self, operation: Operation) -> None:
+        """Combines what is not yet combined; to be called by whoever has claimed the result."""
+        number, board, reduction = operation.number, self._board, operation.asked.reduction
+        count = board.added(number)
+        if count >= board.under_way:
+            return
+        total = fold.flat(self._result_address(operation), operation.dtype, operation.layout.total)
+        for member in range(count, board.members):
+            each = self._contribution(operation, member, 0, operation.layout.total)
+            board.set_added(number, board.under_way)
+            fold.add(reduction, each, total)
+            board.set_added(number, member + 1)
+        board.set_added(number, board.under_way)
+        fold.finish(reduction, total, board.members)
+        board.set_added(number, board.over)
+
     def _can_be_direct(self, asked: Asked) -> bool:
         # With nobody else on this host nobody else looks at what this rank contributes, or at its result.
         if len(self._local) > 1 or len(asked.takes) != 1 or asked.reduction.name == "PREMUL_SUM":
@@ -242,7 +282,9 @@ class GroupParts:
         of, to = operation.parts[part]
         if self._board.is_folded(part, operation.number):
             return  # somebody was faster between the look and the claim
-        if operation.error is None:
+        if operation.error is None and self._adds_up(operation):
+            self._add_up(operation)
+        elif operation.error is None:
             members = range(len(self.seats.ranks))
             inputs = [self._contribution(operation, member, of, to) for member in members]
             address = self._result_address(operation) + of * operation.layout.item
@@ -274,6 +316,8 @@ class GroupParts:
     def _finish(self, operation: Operation) -> bool:
         if operation.direct and self._is_sending(operation.number):
             return False  # the caller's own memory is on its way to others
+        if operation.error is None and self._adds_up(operation) and self._is_interrupted(operation):
+            operation.error = RuntimeError("reduction %d of its group was interrupted" % operation.number)
         if operation.error is None and operation.asked.gives and not operation.direct:
             result = fold.flat(self._result_address(operation), operation.dtype, operation.layout.total)
             for at, tensor in operation.asked.gives:
@@ -282,6 +326,10 @@ class GroupParts:
             return False  # others still wait for what this host folds
         self._board.put(self.seats.me, operation.number, DONE, operation.number + 1)
         return True
+
+    def _is_interrupted(self, operation: Operation) -> bool:
+        # Its result is said to lie there, and somebody never came to the end of making it.
+        return bool(operation.asked.gives) and self._board.added(operation.number) == self._board.under_way
 
     def _result_address(self, operation: Operation) -> int:
         if operation.direct:

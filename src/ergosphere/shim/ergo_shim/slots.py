@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import threading
+import time
 from collections import deque
 from typing import Any, Callable, Final, NamedTuple
 
@@ -17,10 +18,11 @@ RING: Final = 2048  # operations of one group that may be under way at once
 SMALL_BYTES: Final = 65536  # up to here blocks share a file
 SMALL_FILE_BYTES: Final = 1 << 20
 LARGE_STEP_BYTES: Final = 65536
-FREE_BYTES_MAX: Final = 64 << 20  # kept for later beyond what the last operations used
+FREE_BYTES_MAX: Final = 32 << 20  # kept for later beyond what the last operations used
+STALE_S: Final = 5.0  # a large block that nobody wanted for so long is given back
 LOOKED_AT_MAX: Final = 8  # blocks that wait to be free, at each operation: a step must not cost what is under way
-FIELDS: Final = 8
-CONTRIBUTED, SIGNATURE, OWNER, FILE, AT, DONE, RESULT_FILE, RESULT_AT = range(FIELDS)
+FIELDS: Final = 9
+CONTRIBUTED, SIGNATURE, OWNER, FILE, AT, DONE, RESULT_FILE, RESULT_AT, ADDED = range(FIELDS)
 
 
 class Block(NamedTuple):
@@ -40,6 +42,7 @@ class Slots:
         self._me = me
         self._files = 0
         self._free: "dict[int, list[Block]]" = {}
+        self._freed_s: "dict[Block, float]" = {}  # when, of large ones
         self._mapped: "dict[tuple[int, int], tuple[int, int]]" = {}  # (owner, file) -> address, bytes
         self._lock = threading.RLock()
 
@@ -50,15 +53,27 @@ class Slots:
             free = self._free.get(size)
             if not free:
                 free = self._free[size] = self._fresh(size)
-            return free.pop()
+            block = free.pop()
+            self._freed_s.pop(block, None)
+            return block
 
     def free(self, block: Block) -> None:
         """The block may be used again."""
         with self._lock:
             free = self._free.setdefault(block.size, [])
             free.append(block)
+            if block.size > SMALL_BYTES:
+                self._freed_s[block] = time.monotonic()
             if block.size > SMALL_BYTES and block.size * len(free) > max(FREE_BYTES_MAX, 2 * block.size):
                 self._forget(free.pop(0))
+
+    def tidy(self) -> None:
+        """Gives back the large block that has been free for longest, if that is long."""
+        with self._lock:
+            block = next(iter(self._freed_s), None)
+            if block is not None and time.monotonic() - self._freed_s[block] > STALE_S:
+                self._free[block.size].remove(block)
+                self._forget(block)
 
     def address(self, owner: int, file: int, at: int) -> int:
         """Where a block lies in this process; maps its file at the first time."""
@@ -106,6 +121,7 @@ class Slots:
 
     def _forget(self, block: Block) -> None:
         # Others may have it mapped until the next cut, without touching it: cutting it short frees its memory now.
+        self._freed_s.pop(block, None)
         address, size = self._mapped.pop((self._me, block.file))
         pages.unmap(address, size)
         path = self._path(self._me, block.file)
@@ -130,7 +146,11 @@ class Board:
             raise RuntimeError("reductions need shared memory, and there is no room: %s" % error.strerror) from error
         self._path = path
         self._cells: Any = memoryview((ctypes.c_char * self._size).from_address(self._address)).cast("B").cast("Q")
+        self._claimed: "set[int]" = set()  # by a thread of this process: to the kernel all its threads are one
+        self._claiming = threading.Lock()
         self._parts_at = FIELDS * members * RING
+        self.members = members
+        self.under_way, self.over = members + 1, members + 2  # said in place of a number of members; see `added`
 
     def get(self, member: int, number: int, field: int) -> int:
         """A field of one member's entry for operation `number`."""
@@ -139,6 +159,17 @@ class Board:
     def put(self, member: int, number: int, field: int, value: int) -> None:
         """Sets it."""
         self._cells[(member * RING + number % RING) * FIELDS + field] = value
+
+    def added(self, number: int) -> int:
+        """How many members' contributions to operation `number` are combined where its result goes. `under_way` while
+        somebody is at it, and for ever where he was interrupted; `over` once nothing is left to do.
+        """
+        whose, count = divmod(self.get(0, number, ADDED), self.over + 1)
+        return count if whose == number + 1 else 0
+
+    def set_added(self, number: int, count: int) -> None:
+        """Says so."""
+        self.put(0, number, ADDED, (number + 1) * (self.over + 1) + count)
 
     def is_folded(self, part: int, number: int) -> bool:
         """Whether the result of that part lies where it belongs."""
@@ -149,16 +180,24 @@ class Board:
         self._cells[self._parts_at + part * RING + number % RING] = number + 1
 
     def claim(self, part: int, number: int) -> bool:
-        """Whether this process may fold that part now: no other one is at it. To be given back by `unclaim`."""
-        try:
-            fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, part * RING + number % RING)
+        """Whether this thread may fold that part now: no other one is at it. To be given back by `unclaim`."""
+        at = part * RING + number % RING
+        with self._claiming:
+            if at in self._claimed:
+                return False
+            try:
+                fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
+            except OSError:
+                return False
+            self._claimed.add(at)
             return True
-        except OSError:
-            return False
 
     def unclaim(self, part: int, number: int) -> None:
         """Others may."""
-        fcntl.lockf(self._opened, fcntl.LOCK_UN, 1, part * RING + number % RING)
+        at = part * RING + number % RING
+        with self._claiming:
+            self._claimed.discard(at)
+            fcntl.lockf(self._opened, fcntl.LOCK_UN, 1, at)
 
     def drop(self) -> None:
         """Unmaps the board and removes its file."""
@@ -185,6 +224,7 @@ class Reuse:
 
     def collect(self) -> None:
         """Frees what can be freed, of those that were looked at longest ago: twice as many as have come since."""
+        self._slots.tidy()
         with self._lock:
             most, self._added = LOOKED_AT_MAX + 2 * self._added, 0
             for _ in range(min(most, len(self._waiting))):

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .bell import Bell
 
+ORDER_S: Final = 0.05  # for which a rank lets one go first that comes before it, and wants to
 LOOK_S: Final = 0.02  # how often a rank looks for its turn though nobody has rung
 QUANTUM_S: Final = 2.0  # after which a rank computes beside one that never waits
 QUANTUM_LONG: Final = 4.0  # times the longest turn of late on this device, where turns are long by nature
@@ -22,16 +23,19 @@ FADING: Final = 0.9  # of the longest turn, at each turn
 TURNS_LOOKED_AT: Final = 64
 OVERRUNS_MAX: Final = 8  # of these, after which turns only cost: ranks here wait for each other where nobody sees it
 _LONGEST: Final = struct.Struct("<d")  # in the file of the turn, seconds
+_LAST: Final = struct.Struct("<q")  # behind it: whose turn it was
+_WANTED_AT: Final = 64  # in the same file: from here a byte for each rank, locked while it wants its turn
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, process
 
 
 class Turn:
     """This rank's part in the turns of its device."""
 
-    def __init__(self, path: str, bell: Bell, others: int) -> None:
-        """`others`: how many more ranks compute on this device."""
+    def __init__(self, path: str, bell: Bell, seat: int, seats: int) -> None:
+        """`seat`: which of the `seats` ranks of this device it is, in their order."""
         self._path = path
         self._bell = bell
-        self._others = others
+        self._seat, self._seats = seat, seats
         self._file = threading.RLock()  # nobody closes it while another one reads or writes there
         self._opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._thread = threading.main_thread().ident
@@ -39,6 +43,7 @@ class Turn:
         self._since_cpu_s = 0.0
         self._overran: "deque[bool]" = deque(maxlen=TURNS_LOOKED_AT)
         self._useless = False
+        self._let_go_first_s = 0.0  # since when another one is let go first
         self.held = False
         self.waited_s = 0.0
         self.taken = 0
@@ -51,7 +56,7 @@ class Turn:
     @property
     def patience_s(self) -> float:
         """How long another rank of this device may be expected to compute before it waits for something."""
-        return max(QUANTUM_S, QUANTUM_LONG * self._others * self._longest_s())
+        return max(QUANTUM_S, QUANTUM_LONG * (self._seats - 1) * self._longest_s())
 
     def overran(self) -> None:
         """Nobody handed over in time."""
@@ -59,18 +64,25 @@ class Turn:
         self._useless = self._useless or sum(self._overran) >= OVERRUNS_MAX
 
     def take(self) -> None:
-        """Waits for the turn, a quantum at most: then goes on without it, beside the one who has it."""
+        """Waits for the turn, a quantum at most: then goes on without it, beside the one who has it.
+
+        Ranks that want it at the same time get it in their order: sums that come in rank order need no room of their
+        own (see `parts`)."""
         if self.held or self._opened < 0 or threading.get_ident() != self._thread or self.useless:
             return
         began_s = time.monotonic()
-        while not self._try():
-            seen = self._bell.seen()
-            if self._try():
-                break
-            if time.monotonic() - began_s > self.patience_s:
-                self.overran()
-                return
-            self._bell.wait(seen, LOOK_S)
+        self._want(True)
+        try:
+            while not self._try():
+                seen = self._bell.seen()
+                if self._try():
+                    break
+                if time.monotonic() - began_s > self.patience_s:
+                    self.overran()
+                    return
+                self._bell.wait(seen, LOOK_S)
+        finally:
+            self._want(False)
         self._since_s, self._since_cpu_s = time.monotonic(), time.process_time()
         self.waited_s += self._since_s - began_s
         self.taken += 1
@@ -90,12 +102,42 @@ class Turn:
             if opened >= 0:
                 os.close(opened)  # which lifts the lock
 
+    def _want(self, wants: bool) -> None:
+        with self._file:
+            if self._opened >= 0:
+                fcntl.lockf(self._opened, fcntl.LOCK_EX if wants else fcntl.LOCK_UN, 1, _WANTED_AT + self._seat)
+
+    def _is_preceded(self) -> bool:
+        """Whether the turn is free, and a rank that comes before this one, counted from the last one, is to have it."""
+        if self._is_locked(0, 1) or not self._is_another_first():
+            self._let_go_first_s = 0.0
+            return False
+        self._let_go_first_s = self._let_go_first_s or time.monotonic()
+        return time.monotonic() - self._let_go_first_s < ORDER_S
+
+    def _is_another_first(self) -> bool:
+        told = os.pread(self._opened, _LAST.size, _LONGEST.size)
+        first = (_LAST.unpack(told)[0] + 1) % self._seats if len(told) == _LAST.size else 0
+        if first <= self._seat:
+            return self._is_wanted(first, self._seat)
+        return self._is_wanted(first, self._seats) or self._is_wanted(0, self._seat)
+
+    def _is_wanted(self, first: int, end: int) -> bool:
+        return first < end and self._is_locked(_WANTED_AT + first, end - first)
+
+    def _is_locked(self, at: int, length: int) -> bool:
+        """Whether another process has a lock on any of these bytes."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0)
+        return bool(_FLOCK.unpack(fcntl.fcntl(self._opened, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
+
     def _try(self) -> bool:
         with self._file:
             if self._opened < 0:
                 return True  # dropped meanwhile: nobody to wait for
+            if self._is_preceded():
+                return False
             try:
-                fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
             except OSError:
                 return False
             self.held = True
@@ -110,10 +152,11 @@ class Turn:
             if self._opened < 0:
                 return  # dropped meanwhile
             try:
-                os.pwrite(self._opened, _LONGEST.pack(max(FADING * self._longest_s(), turn_s)), 0)
+                told = _LONGEST.pack(max(FADING * self._longest_s(), turn_s)) + _LAST.pack(self._seat)
+                os.pwrite(self._opened, told, 0)
             except OSError:
-                pass  # no room for eight bytes: turns are taken all the same
-            fcntl.lockf(self._opened, fcntl.LOCK_UN)
+                pass  # no room for a few bytes: turns are taken all the same
+            fcntl.lockf(self._opened, fcntl.LOCK_UN, 1, 0)
 
     def _longest_s(self) -> float:
         with self._file:
