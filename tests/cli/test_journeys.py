@@ -36,6 +36,8 @@ def test_several_ranks_speak_behind_their_number(ergo: Ergo) -> None:
 def test_a_file_is_run_and_flags_go_before_it(ergo: Ergo, work: Path) -> None:
     (work / "job.yaml").write_text("name: filed\ntier: basic\nrun: count 3\n")
     assert ergo("run", "--no-fetch", "job.yaml").code == 0
+    behind = ergo("run", "job.yaml", "--tier", "premium")
+    assert behind.code == 2 and "ergo run --tier premium job.yaml" in behind.err
     assert ergo("submit", "--file", "job.yaml", "--tier", "premium", "-o", "json").json["tier"] == "premium"
     assert [job["name"] for job in ergo("ps", "--all", "-o", "json").json][-2:] == ["filed", "filed"]
 

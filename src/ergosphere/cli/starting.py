@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Callable
@@ -181,6 +182,11 @@ class _Quiet(_Aloud):
 
 def _with_command(here: Desk, typed: Draft, words: tuple[str, ...], file: Path | None) -> tuple[Draft, tuple[str, ...]]:
     """The flags over the file, the words over the file's command."""
+    if file is None and len(words) > 1 and words[0].endswith(_YAML) and not os.access(words[0], os.X_OK):
+        remedy = f"flags come before it: ergo run {shlex.join((*words[1:], words[0]))}"
+        raise CliError(
+            f"{words[0]} describes a job and is no command, so nothing can follow it", remedy, ExitCode.USAGE
+        )
     if file is None and len(words) == 1 and words[0].endswith(_YAML):
         if not Path(words[0]).exists():
             raise CliError(f"there is no file {words[0]} here", "check its name and folder", ExitCode.NOT_FOUND)
