@@ -22,7 +22,7 @@ from ergosphere.control.service import Service
 from ergosphere.control.submit import check_size, fresh_job_id
 from ergosphere.control.verbs import Conflict, check_whole
 from ergosphere.snapshots import archive, records
-from ergosphere.snapshots.errors import SnapshotError
+from ergosphere.snapshots.errors import Damaged, SnapshotError
 from ergosphere.snapshots.keys import load_keys
 from ergosphere.snapshots.manifest import CellPart, Manifest
 from ergosphere.wire.jobs import JobSpec
@@ -64,7 +64,10 @@ def take_in(service: Service, wish: ImportRequest) -> ForkResult:
         return replace(manifest, id=new_id, job=job_id, incarnation=0, spec=bare, why="import")
 
     vault = service.depot.vault(wish.project)
-    taken = archive.import_archive(Path(wish.path), _key(wish.key_file), vault, fresh)
+    try:
+        taken = archive.import_archive(Path(wish.path), _key(wish.key_file), vault, fresh)
+    except Damaged as damaged:
+        raise Conflict(f"{wish.path}: {damaged.cause}", "copy or export it anew; nothing was imported") from damaged
     with service.ledger.change() as change:
         job = branches.begin(change, job_id, _branch(taken, wish))
         return ForkResult(job=shown.job_info(change, job), snapshot=new_id, notes=_notes(taken))
