@@ -115,7 +115,8 @@ class World:
         return agent
 
     def running(self, job: str) -> Life:
-        return max((life for life in self.lives.values() if life.plan.job == job), key=lambda one: one.key)
+        with self.lock:
+            return max((life for life in self.lives.values() if life.plan.job == job), key=lambda one: one.key)
 
     def finish(self, job: str, more: int = 10) -> int:
         """Let a job that runs for ever end after so many more lines; gives how many that will be in all."""
@@ -130,6 +131,7 @@ class World:
         self.unfreezable, self.leaves = None, {}
         for agent in self.agents.values():
             agent.slow_answers.set()
+            agent.memory_bytes = agent.rank_bytes = 0
             if not agent.alive:
                 agent.come_back()
 
@@ -239,6 +241,8 @@ class FakeAgent:
             response = httpx.request(method, url + path, content=body, headers=headers, timeout=timeout, verify=False)
         except (OSError, ValueError, httpx.HTTPError):
             return None
+        if response.status_code == 503:
+            return None  # it is shutting down
         assert response.status_code < 400 or response.status_code == 404, response.text
         return response
 

@@ -8,13 +8,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 def say(text):
     os.write(1, text.encode() + b"\\n")
 def nap():
-    rc = libc.nanosleep((ctypes.c_long * 2)(1, 0), None)
+    rc = libc.nanosleep((ctypes.c_long * 2)(3, 0), None)
     say(f"nanosleep {rc} {ctypes.get_errno()}")
 def poll():
-    rc = libc.poll(None, 0, 1000)
+    rc = libc.poll(None, 0, 3000)
     say(f"poll {rc} {ctypes.get_errno() if rc else 0}")
 def futex():
-    rc = libc.syscall(202, ctypes.byref(ctypes.c_int(0)), 0, 0, (ctypes.c_long * 2)(1, 0), None, 0)
+    rc = libc.syscall(202, ctypes.byref(ctypes.c_int(0)), 0, 0, (ctypes.c_long * 2)(3, 0), None, 0)
     say(f"futex {rc} {ctypes.get_errno()}")
 threads = [threading.Thread(target=one) for one in (nap, poll, futex)]
 for one in threads:

@@ -116,7 +116,7 @@ def outside(machine: Machine) -> Iterator[str]:
 
 
 ASK_OUT = (
-    "import socket, sys; s = socket.create_connection((sys.argv[1], 29500), 5); s.sendall(b'hi'); print(s.recv(99))"
+    "import socket, sys; s = socket.create_connection((sys.argv[1], 29500), 12); s.sendall(b'hi'); print(s.recv(99))"
 )
 
 
@@ -126,7 +126,7 @@ def test_a_job_reaches_the_outside_through_nat_once_there_is_nft(machine: Machin
         fleet = machine.with_fleet(nft)
         notes.append(network.ensure_fleet(fleet))
         life = machine.life(number, machine.net(f"asker{number}", address(machine, 7 + number)))
-        life.launch(["timeout", "2", "python3", "-c", ASK_OUT, outside])
+        life.launch(["timeout", "2" if nft is None else "15", "python3", "-c", ASK_OUT, outside])
         life.exited()
         assert ("out hi" in life.out()) == (nft is not None)
     assert "nothing outside" in notes[0][0] and notes[1] == ()

@@ -42,16 +42,22 @@ MAKERS = {  # name: (code that sets `ok`, words of the cause)
         "message queue /q",
     ),
     "mount namespace of a child": (
-        "child = os.fork()\nif not child:\n libc.unshare(0x20000)\n time.sleep(1000)\ntime.sleep(0.2); ok = True",
+        "r, w = os.pipe()\nchild = os.fork()\n"
+        "if not child:\n libc.unshare(0x20000)\n os.write(w, b'x')\n time.sleep(1000)\n"
+        "ok = os.read(r, 1) == b'x'",
         "mount namespace of its own",
     ),
     "network namespace of a thread": (
-        "threading.Thread(target=lambda: (libc.unshare(0x40000000), time.sleep(1000)), daemon=True).start()\n"
-        "time.sleep(0.2); ok = True",
+        "r, w = os.pipe()\n"
+        "away = lambda: (libc.unshare(0x40000000), os.write(w, b'x'), time.sleep(1000))\n"
+        "threading.Thread(target=away, daemon=True).start()\n"
+        "ok = os.read(r, 1) == b'x'",
         "network namespace of its own",
     ),
     "user namespace of a child": (
-        "child = os.fork()\nif not child:\n libc.unshare(0x10000000)\n time.sleep(1000)\ntime.sleep(0.2); ok = True",
+        "r, w = os.pipe()\nchild = os.fork()\n"
+        "if not child:\n libc.unshare(0x10000000)\n os.write(w, b'x')\n time.sleep(1000)\n"
+        "ok = os.read(r, 1) == b'x'",
         "user namespace of its own",
     ),
     "PID namespace for children": ("ok = libc.unshare(0x20000000) == 0", "PID namespace of its own"),

@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ergosphere.cli.safe import SafeText, safe_line
@@ -46,12 +46,14 @@ def test_names_of_others_stay_on_one_line():
     assert safe_line("a\nb\x1b[1m") == "a\\nb\\x1b[1m"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 200), st.booleans())
 def test_however_bytes_are_cut_the_same_is_shown(data, cut, colours):
     safe = SafeText(colours)
     assert safe.feed(data[:cut]) + safe.feed(data[cut:], last=True) == shown(data, colours=colours)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_nothing_that_is_shown_can_drive_a_terminal(data):
     assert not [c for c in shown(data) if (ord(c) < 32 and c not in "\t\n\r") or 0x7F <= ord(c) < 0xA0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ergosphere import system
@@ -89,6 +89,7 @@ def test_masks_cover_both_sides_and_are_counted(tmp_path: Path) -> None:
     assert [finding.what for finding in strict.findings if not finding.same] == ["log"]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, system.SEED_MAX), count=st.integers(0, 40))
 def test_a_seed_is_a_schedule_in_order_in_which_no_kind_is_forgotten(seed: int, count: int) -> None:
     schedule = draw(system.dice(seed), count)
@@ -99,6 +100,7 @@ def test_a_seed_is_a_schedule_in_order_in_which_no_kind_is_forgotten(seed: int, 
     assert {blow.kind for blow in schedule[: len(VERIFY)]} == set(VERIFY) or count < len(VERIFY)
 
 
+@settings(deadline=None)
 @given(pick=st.floats(0, 1, exclude_max=True), size=st.integers(1, 9))
 def test_a_pick_always_falls_on_somebody(pick: float, size: int) -> None:
     assert one_of(range(size), pick) in range(size)

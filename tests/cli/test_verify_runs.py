@@ -100,7 +100,7 @@ def test_four_ranks_that_are_resized_at_random_come_out_identical(verify: Verify
 
 
 def test_a_server_and_its_client_over_one_connection_come_out_identical(verify: Verify, places: Path) -> None:
-    words = ("python", "serve.py", "--port", str(free_port()), "--steps", "5", "--requests", "150")
+    words = ("python", "serve.py", "--port", str(free_port()), "--steps", "5", "--requests", "400")
     code, verdict = verify("--seed", "3", "--events", "2", "--", *words)
     assert (code, differing(verdict)) == (0, []), json.dumps(verdict, indent=1)
     assert {"rank 0 stdout", "answers.jsonl"} <= {finding["what"] for finding in verdict["findings"]}

@@ -38,7 +38,7 @@ def test_while_a_verb_takes_its_time_what_it_waits_for_is_said_but_not_to_machin
     ergo: Ergo, world: World, user: User
 ) -> None:
     running_on(user, "slow")
-    world.freeze_s = 5.0
+    world.freeze_s = 8.0
     said = ergo("pause", "slow")
     assert said.code == 0 and "pause slow: it is freezing: paused by its owner" in said.err, said
     world.freeze_s = 0.0
@@ -68,7 +68,7 @@ def test_a_drain_that_cannot_be_done_says_who_stays_and_is_no_success(ergo: Ergo
 
 def test_a_drain_that_takes_its_time_says_who_is_still_there(ergo: Ergo, world: World, user: User) -> None:
     here = running_on(user, "slow")
-    world.freeze_s = 6.0
+    world.freeze_s = 9.0
     said = ergo("drain", here)
     assert said.code == 0, said
     assert f"drain {here}: still there: slow is freezing (its node is being emptied" in said.err

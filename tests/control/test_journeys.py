@@ -299,7 +299,7 @@ def test_down_freezes_what_runs_and_the_next_start_goes_on(own: Service) -> None
     user.post(f"/v1/jobs/{mine}/pause", {"wait_s": 20})
     down = user.post("/v1/shutdown", {"wait_s": 20})
     assert down["paused"] == ["running"]
-    own.server.process.wait(timeout=10)
+    own.server.process.wait(timeout=60)
     own.server.start()
     assert user.until(running, "running")["phase"] == "running"
     assert user.job(mine)["phase"] == "frozen"
@@ -311,7 +311,7 @@ def test_down_with_kill_goes_on_from_the_last_snapshot(own: Service) -> None:
     user.until(job, "running")
     user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})
     assert user.post("/v1/shutdown", {"kill": True, "wait_s": 20})["killed"] == ["job"]
-    own.server.process.wait(timeout=10)
+    own.server.process.wait(timeout=60)
     own.server.start()
     user.until(job, "running")
     lines = world.finish(job)

@@ -130,7 +130,8 @@ def test_a_service_grows_and_shrinks_and_training_yields_and_comes_back(world: W
     assert user.job("web-1")["phase"] == "waiting"
     assert "does not need now" in user.job("web-1")["reason"]
     user.post("/v1/services/web/scale", {"replicas": 3})
-    wait_for(lambda: user.job("web-2")["phase"] == "running", "training made way")
+    for replica in ("web-1", "web-2"):
+        wait_for(lambda replica=replica: user.job(replica)["phase"] == "running", "training made way")
     assert sum(user.job(job)["phase"] == "frozen" for job in training) == 2
     user.post("/v1/services/web/scale", {"replicas": 1})
     for job in training:

@@ -68,16 +68,19 @@ def test_a_size_that_cannot_be_is_refused_with_those_that_can(user: User, device
 
 def test_a_second_resize_at_once_and_one_during_a_freeze_are_told_to_wait(world: World, user: User) -> None:
     job = running(user, **ON_ONE_NODE)
-    world.resize_s = 1.0
+    gate = world.agents[user.job(job)["nodes"][0]].slow_answers
+    gate.clear()
     first = threading.Thread(target=resize, args=(user, job, 1))
     first.start()
     wait_for(lambda: user.job(job)["phase"] == "resizing", "the first one is under way")
     assert "is being resized already, from 2 to 1 devices" in resize(user, job, 2, 409)["error"]
+    gate.set()
     first.join()
-    world.freeze_s = 1.0
+    gate.clear()
     user.post(f"/v1/jobs/{job}/pause", {"wait_s": 0})
     wait_for(lambda: user.job(job)["phase"] == "freezing", "the freeze is under way")
     assert "is being frozen and cannot be resized now" in resize(user, job, 2, 409)["error"]
+    gate.set()
     user.until(job, "frozen")
     assert "will go on on 2 devices" in resize(user, job, 2)["text"]
     user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
@@ -102,7 +105,8 @@ def test_a_node_whose_memory_could_not_hold_all_ranks_is_refused_before_anything
     for one in nodes:
         one.memory_bytes, one.rank_bytes = 8 << 30, 3 << 30
     job = running(user, **ON_BOTH)
-    time.sleep(0.5)  # until each rank was measured
+    for one in nodes:
+        one.report()  # each rank was measured
     refused = resize(user, job, 1, 409)
     assert re.search(r"node-[01] has 8.0 GiB of memory, and would need 12.0 GiB", refused["error"]), refused
     found = user.job(job)
@@ -124,10 +128,12 @@ def test_a_rank_that_dies_in_the_middle_of_a_resize_brings_the_job_back_from_its
 ) -> None:
     job = running(user, **ON_ONE_NODE)
     user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})
-    world.resize_s = 1.0
+    gate = world.agents[user.job(job)["nodes"][0]].slow_answers
+    gate.clear()
     user.post(f"/v1/jobs/{job}/resize", {"devices": 1})
     wait_for(lambda: user.job(job)["phase"] == "resizing", "it is under way")
     world.kill_rank(job, 1)
+    gate.set()
     wait_for(lambda: user.job(job)["recoveries"] == 1, "it is recovered")
     assert user.until(job, "running")["devices"] == 2, "as it was"
 

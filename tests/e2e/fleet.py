@@ -328,7 +328,11 @@ class Job:
 
     def _lines_here(self, rank: int) -> int:
         logs = self.fleet.home.glob(f"nodes/*/lives/{self.id}.*/ranks/{rank}/out.log")
-        return max((log.read_bytes().count(b"\n") for log in logs), default=0)
+        counts = [0]
+        for log in logs:
+            with suppress(FileNotFoundError):  # a life that was just taken away
+                counts.append(log.read_bytes().count(b"\n"))
+        return max(counts)
 
     def finish(self, phase: str = "succeeded") -> dict[str, Any]:
         """Tells every counter of the job to end, and waits for the job's end."""
@@ -344,6 +348,8 @@ class Job:
         return ended
 
     def verb(self, name: str, status: int = 200, **wish: Any) -> dict[str, Any]:
+        if name == "snapshot" and status == 200:
+            self.until("running")  # its first lines can be here before the server has heard that it runs
         return dict(self.fleet.post(f"/v1/jobs/{self.id}/{name}", {"wait_s": 60, **wish}, status))
 
     @property
@@ -421,7 +427,7 @@ def running(fleet: Fleet) -> Iterator[Fleet]:
     finally:
         fleet.shutdown()
         with suppress(AssertionError):
-            wait_for(lambda: not fleet.left_over(), "nothing is left", 10)
+            wait_for(lambda: not fleet.left_over(), "nothing is left")
     left_over = fleet.left_over()
     assert not left_over, "\n".join(left_over)
 

@@ -18,7 +18,7 @@ cache = pathlib.Path(os.environ["HOME"], ".cache", "ergo-e2e")
 cache.mkdir(parents=True, exist_ok=True)
 (cache / "seen").unlink(missing_ok=True)
 log = open("log.txt", "a")
-for step in range(120):
+for step in range(240):  # long enough for a snapshot on a busy machine
     log.write(f"step {step}\\n"); log.flush()
     with open("state.txt", "w") as state: state.write(str(step) * 50)
     pathlib.Path("aside").write_text(f"renamed {step}"); os.replace("aside", "whole.txt")
@@ -147,12 +147,13 @@ def test_a_rank_that_dies_while_its_snapshot_is_being_written_leaves_no_image_be
     job = fleet.submit(counter("ballast = os.urandom(1 << 20) * 60"), folder)
     job.printed()
     dice = random.Random("images")
+    before = fleet.agent_logs()
     for number in range(1, 4):
-        before = fleet.agent_logs()
         job.verb("snapshot", wait_s=0)
         fleet.at_work(before, f" freeze {job.id}")
         time.sleep(dice.random() * 0.6)
         os.kill(job.main_pid(), signal.SIGKILL)
+        before = fleet.agent_logs()  # now: a wish that outlived its life is taken up as soon as the next one runs
         wait_for(lambda number=number: job.detail["recoveries"] == number, "the job is recovered")
         job.printed()
     job.finished_whole()

@@ -67,11 +67,12 @@ def test_a_program_finds_no_io_uring_before_and_after_a_thaw(fleet: Fleet, folde
 
 
 def test_what_was_in_the_way_can_be_tried_again_once_it_is_gone(fleet: Fleet, folder: Path) -> None:
-    each = "if number == 60: os.kill(child, 9); os.waitpid(child, 0)"
+    each = "if os.path.exists('go'): os.kill(child, 9); os.waitpid(child, 0); os.rename('go', 'gone')"
     job = fleet.submit(counter(TRACED, each), folder)
     job.printed(1)
     job.verb("pause", status=409)
-    job.printed(100)
+    (job.life() / "work/go").touch()
+    wait_for(lambda: (job.life() / "work/gone").exists(), "what was in the way is gone")
     job.verb("pause")
     job.verb("resume")
     assert job.finished_whole()["rung"] == "transparent"

@@ -50,7 +50,7 @@ def test_cancel_sends_sigterm_and_waits_for_the_end(fleet: Fleet, folder: Path) 
 def test_cancel_kills_what_does_not_listen(fleet: Fleet, folder: Path) -> None:
     job = fleet.submit(("/bin/sh", "-c", "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done"), folder)
     job.printed(1)
-    job.verb("cancel", grace_s=0.5)
+    job.verb("cancel", grace_s=2)
     assert (job.phase, job.out()) == ("cancelled", ["ready", "asked"])
 
 

@@ -46,6 +46,9 @@ def maps(pid: int) -> str:
 def assert_nothing_is_left(job, reached):
     for rank in reached.parked:
         pid = job.pid(rank)
+        until_s = time.monotonic() + 2.0  # one that has been joined is listed until the kernel is done with it
+        while GLOO_THREADS & set(threads(pid)) and time.monotonic() < until_s:
+            time.sleep(0.001)
         assert not GLOO_THREADS & set(threads(pid))
         assert str(job.folder / "control") not in maps(pid)
 
@@ -59,6 +62,8 @@ def test_every_collective_survives_cuts_at_random_moments_bit_for_bit(launch):
         time.sleep(dice.random() * 0.15)
         reached = job.cut()
         if not job.runs():
+            if isinstance(reached, CutReached):
+                job.go(reached)  # some had ended already; the others wait for a word to end too
             break
         assert isinstance(reached, CutReached), (reached, job.errors())
         assert_nothing_is_left(job, reached)

@@ -59,6 +59,8 @@ def disturb(job, dice, pause_s=(0.2, 2.0)):
         kind = dice.choice(KINDS)
         reached = job.cut(CALLED_OFF_S if kind == "called off" else 60.0) if job.runs() else None
         if not job.runs() or reached is None:
+            if isinstance(reached, CutReached):
+                job.go(reached)  # some had ended already; the others wait for a word to end too
             break
         if kind == "called off" and isinstance(reached, CutFailed):
             done.append(kind)

@@ -274,6 +274,7 @@ def _dump_ranks(
         if ran.timed_out:
             raise Refused(f"rank {kept.rank}: CRIU did not finish within {DUMP_S_MAX:.0f} s")
         if ran.rc != 0:
+            _check_alive(kept.rank, _pids(node, folder.key, kept.rank))  # no fault of a program that was killed
             failure = criu_log.explain_file(at / "dump.log", ran.rc)
             raise Refused(f"rank {kept.rank}: {failure.cause}", remedy=failure.remedy, lasting=not failure.passes)
 

@@ -41,8 +41,9 @@ def held_long():
         dist.all_reduce(tensor, group=group, async_op=True).wait(timedelta(seconds=2))
         dist.monitored_barrier(timeout=timedelta(seconds=2))
         time.sleep(0.005)
-        if os.path.exists(f"{signal}/enough"):
-            dist.barrier()
+        enough = torch.tensor([float(os.path.exists(f"{signal}/enough"))])
+        dist.all_reduce(enough)  # both leave at the same turn
+        if enough.item():
             break
     say("held long", tensor[0].item() > 0)
 
@@ -73,14 +74,12 @@ def forked():
             time.sleep(0.01)
         os._exit(0)
     say("child", child)
-    while not os.path.exists(f"{signal}/enough"):
+    votes = torch.zeros(1)
+    while not votes.item():  # both leave at the same turn: nobody looks for himself
         dist.all_reduce(torch.ones(1))
         time.sleep(0.01)
-        # Both have to leave the loop at the same turn.
         votes = torch.tensor([float(os.path.exists(f"{signal}/enough"))])
         dist.all_reduce(votes)
-        if votes.item():
-            wait_for("enough")
     say("child ended", os.waitpid(child, 0)[1])
 
 
