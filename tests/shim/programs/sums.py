@@ -118,9 +118,16 @@ def disorder():
             dist.all_reduce(tensor, op=dice.choice([ReduceOp.SUM, ReduceOp.AVG, ReduceOp.MAX]))
             keep(tensor)
 
-    thread = threading.Thread(target=reduce_late)
-    thread.start()
-    thread.join()
+    def reduce_at_once():
+        for number in range(200):
+            tensor = mine(3_000, torch.float32, number)
+            dist.all_reduce(tensor)
+            keep(tensor)
+
+    for act in (reduce_late, reduce_at_once):
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
 
 
 def blocked():

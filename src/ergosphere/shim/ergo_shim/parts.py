@@ -190,6 +190,8 @@ class GroupParts:
             board.set_added(number, board.under_way)
             put = fold.add_own if me > 0 else fold.lay_down
             put(operation.asked.takes, operation.layout, total, operation.asked.reduction)
+            if me == 0:  # before anybody adds to it
+                board.put(me, number, SIGNATURE, operation.signature())
             board.set_added(number, me + 1)
             return True
         finally:
@@ -205,7 +207,10 @@ class GroupParts:
         for member in range(count, board.members):
             each = self._contribution(operation, member, 0, operation.layout.total)
             board.set_added(number, board.under_way)
-            fold.add(reduction, each, total)
+            if member == 0:  # it found somebody looking, and laid its own down elsewhere
+                total.copy_(each)
+            else:
+                fold.add(reduction, each, total)
             board.set_added(number, member + 1)
         board.set_added(number, board.under_way)
         fold.finish(reduction, total, board.members)
