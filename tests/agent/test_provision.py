@@ -12,18 +12,20 @@ from tests.agent import small_rank
 
 from ergosphere.agent import apt_fetch, apt_sources, provision, self_test
 
-ONE_LINE = """
+# hosts that are nobody's
+VENDOR, MIRROR, SECURITY, ONE, TWO = "https://vendor", "http://mirror", "http://security", "http://one", "http://two"
+ONE_LINE = f"""
 # deb http://commented/debian bookworm main
-deb [arch=amd64 signed-by=/k/vendor.gpg] https://vendor/apt bookworm main
-deb http://mirror/debian/ bookworm main contrib # with a remark
-deb-src http://mirror/debian/ bookworm main
-deb http://mirror/debian/ bookworm-updates main
-deb http://security/debian-security bookworm-security main
+deb [arch=amd64 signed-by=/k/vendor.gpg] {VENDOR}/apt bookworm main
+deb {MIRROR}/debian/ bookworm main contrib # with a remark
+deb-src {MIRROR}/debian/ bookworm main
+deb {MIRROR}/debian/ bookworm-updates main
+deb {SECURITY}/debian-security bookworm-security main
 """
 PLAIN = "deb http://mirror/debian bookworm main"
-DEB822 = """Types: deb deb-src
+DEB822 = f"""Types: deb deb-src
 # a remark
-URIs: http://one/debian http://two/debian
+URIs: {ONE}/debian {TWO}/debian
 Suites: bookworm bookworm-updates
 Components: main
  non-free

@@ -169,7 +169,9 @@ def dump(node: Node, folder: LifeFolder, freeze_id: str, *, periodic: bool = Fal
     pids = {kept.rank: _pids(node, folder.key, kept.rank) for kept in ranks}
     everyone = frozenset[int]().union(*pids.values())
     distrust = mapped.writable_maps(everyone)
-    known = {kept.rank: _filesystems(folder, record, kept) for kept in ranks}
+    root = rootfs.plan_to_json(_root_plan(folder))
+    targets = filesystems.targets_of(root["mounts"])
+    known = {kept.rank: _filesystems(targets, record, kept) for kept in ranks}
     files = beginning.files_of(folder, record.seat)
     wanted = sum(reserving.resident_bytes(each) for each in pids.values())
     changed = reserving.changed_bytes(files, node.pool(folder.key), distrust)
@@ -195,7 +197,7 @@ def dump(node: Node, folder: LifeFolder, freeze_id: str, *, periodic: bool = Fal
         facts={rank: {"parked": rank in parked, lives.FILESYSTEMS: numbers} for rank, numbers in known.items()},
         mapped=_outside_files(record.plan.spec, everyone),
         followers=followers,
-        root=rootfs.plan_to_json(_root_plan(folder)),
+        root=root,
         identity=identity.of_processes(everyone),
     )
     settling.written(node, freeze_id)
@@ -244,9 +246,8 @@ def _root_plan(folder: LifeFolder) -> rootfs.RootPlan:
     return rootfs.plan_from_json(json.loads((folder.path / "root.json").read_text()))
 
 
-def _filesystems(folder: LifeFolder, record: LifeRecord, kept: KeptRank) -> list[int]:
+def _filesystems(targets: set[str], record: LifeRecord, kept: KeptRank) -> list[int]:
     """Every number that this rank has known a file system in memory by."""
-    targets = {mount.target for mount in _root_plan(folder).mounts if mount.kind == "tmpfs"}
     try:
         return sorted({*record.filesystems.get(kept.rank, ()), *filesystems.seen(kept.pid, targets)})
     except OSError as error:

@@ -11,6 +11,7 @@ import selectors
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from .alarms import Alarms
@@ -121,6 +122,11 @@ class Children:
             self._settle(child)
         else:
             self._alarms.set(f"child {child.pid}", 1.0, lambda: self._overdue(child))
+
+
+def children_of(pid: int) -> set[int]:
+    """All children of a process of one thread, whoever started them."""
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def _be_child(work: Callable[[int], None], pipe: int) -> None:

@@ -37,17 +37,24 @@ def targets_of(mounts: Iterable[dict[str, Any]]) -> set[str]:
     return {mount["target"] for mount in mounts if mount["kind"] == "tmpfs"}
 
 
+def repeated(pid: int, order: dict[str, Any]) -> set[int]:
+    """Numbers that a restored rank has again, of those its order says it has known. Errors: OSError (it is gone)."""
+    return seen(pid, targets_of(order["root_plan"]["mounts"])) & set(order.get("used", ()))
+
+
 class Guard:
     """Holds numbers while ranks are restored: what is free of them is taken, and what comes free is taken at once."""
 
-    def __init__(self, children: Children, folder: str, used: Collection[int], timeout_s: float) -> None:
-        """`folder`: any that is there; nothing is seen in it. Returns once all of `used` are taken."""
+    def __init__(self, children: Children, orders: Collection[dict[str, Any]], timeout_s: float) -> None:
+        """Returns once all numbers are taken that one of the ranks has known."""
         self._children = children
         self._pid = 0
+        used = frozenset(number for order in orders for number in order.get("used", ()))
         if not used:
             return
+        folder = next(iter(orders))["root_plan"]["root"]  # any that is there: nothing is seen in it
         ready, tell = os.pipe2(os.O_CLOEXEC)
-        self._pid = children.start(partial(_hold, folder, frozenset(used), tell), lambda _: None, timeout_s)
+        self._pid = children.start(partial(_hold, folder, used, tell), lambda _: None, timeout_s)
         os.close(tell)
         os.read(ready, 1)  # nothing comes from a child that failed: then the look afterwards has to do
         os.close(ready)

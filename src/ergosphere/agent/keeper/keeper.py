@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from . import filesystems, freezers, world
 from .alarms import Alarms
-from .children import Children, Ended
+from .children import Children, Ended, children_of
 from .gather import Gather
 from .holds import LEASE, HoldRefused, Holds
 from .ranks import Rank, write_atomically
@@ -146,9 +146,7 @@ class Keeper:
             group.create()
             group.freeze()
         self._holds.add(request["freeze_id"])
-        used = {number for order in orders.values() for number in order.get("used", ())}
-        anywhere = next(iter(orders.values()))["root_plan"]["root"]
-        guard = filesystems.Guard(self._children, anywhere, used, request["timeout_s"])
+        guard = filesystems.Guard(self._children, orders.values(), request["timeout_s"])
 
         def done(ends: dict[int, Ended]) -> None:
             guard.end()
@@ -356,13 +354,9 @@ class Keeper:
         if len(self._children):
             return
         known = {rank.pid for rank in self._alive()}
-        for pid in _children_of(os.getpid()) - known:
+        for pid in children_of(os.getpid()) - known:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _children_of(pid: int) -> set[int]:
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def _told_pid(end: Ended) -> int | None:
@@ -392,10 +386,9 @@ def _mistaken(order: Request, pid: int | None) -> str:
     if pid is None:
         return "CRIU named no process"
     try:
-        now = filesystems.seen(pid, filesystems.targets_of(order["root_plan"]["mounts"]))
+        again = filesystems.repeated(pid, order)
     except OSError:
         return "it ended before it was let go"
-    again = now & set(order.get("used", ()))
     return f"a file system got the number {min(again)}, which it has had before, from the kernel" if again else ""
 
 

@@ -92,16 +92,14 @@ def adds_up(reduction: Reduction, dtype: Any) -> bool:
 
 def add_own(tensors: "list[Any]", layout: Layout, total: Any, reduction: Reduction) -> None:
     """Combines a contribution with what lies there of the members before it."""
-    combine = _combination(sys.modules["torch"], reduction.name, total.dtype is sys.modules["torch"].bool)
     for tensor, start in zip(tensors, layout.starts):
-        place = total[start : start + tensor.numel()].view(tensor.shape)
-        combine(place, tensor.detach(), out=place)
+        add(reduction, tensor.detach(), total[start : start + tensor.numel()].view(tensor.shape))
 
 
 def add(reduction: Reduction, each: Any, total: Any) -> None:
     """Combines a contribution that was laid down with what lies there of the members before it."""
-    combine = _combination(sys.modules["torch"], reduction.name, total.dtype is sys.modules["torch"].bool)
-    combine(total, each, out=total)
+    torch = sys.modules["torch"]
+    _combination(torch, reduction.name, total.dtype is torch.bool)(total, each, out=total)
 
 
 def finish(reduction: Reduction, total: Any, count: int) -> None:

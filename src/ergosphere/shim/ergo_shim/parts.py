@@ -321,7 +321,7 @@ class GroupParts:
     def _finish(self, operation: Operation) -> bool:
         if operation.direct and self._is_sending(operation.number):
             return False  # the caller's own memory is on its way to others
-        if operation.error is None and self._adds_up(operation) and self._is_interrupted(operation):
+        if operation.error is None and self._is_interrupted(operation):
             operation.error = RuntimeError("reduction %d of its group was interrupted" % operation.number)
         if operation.error is None and operation.asked.gives and not operation.direct:
             result = fold.flat(self._result_address(operation), operation.dtype, operation.layout.total)

@@ -64,8 +64,8 @@ class Slots:
             free.append(block)
             if block.size > SMALL_BYTES:
                 self._freed_s[block] = time.monotonic()
-            if block.size > SMALL_BYTES and block.size * len(free) > max(FREE_BYTES_MAX, 2 * block.size):
-                self._forget(free.pop(0))
+                if block.size * len(free) > max(FREE_BYTES_MAX, 2 * block.size):
+                    self._forget(free.pop(0))
 
     def tidy(self) -> None:
         """Gives back the large block that has been free for longest, if that is long."""
