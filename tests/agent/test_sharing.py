@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ergosphere import system
 from ergosphere.agent import sharing
-from ergosphere.agent.arranging import Undecided, arrange_all, generation_of
+from ergosphere.agent.arranging import Undecided, arrange_all
 from ergosphere.agent.cut_port import LocalRank
 from ergosphere.agent.lives import LifeFolder
 from ergosphere.agent.ports import Refused
@@ -139,7 +139,7 @@ def test_when_one_rank_cannot_be_told_all_go_on_where_they_were(ports: dict[int,
     after = [Cell(told, "new 0"), Cell(told, "new 1", works=False)]
     before = [Cell(told, "old 0"), Cell(told, "old 1")]
     with pytest.raises(Refused, match="no space left"):
-        arrange_all(after, before, ports, 1, system.SystemClock())  # type: ignore[arg-type]
+        arrange_all(after, before, ports, (), 1, system.SystemClock())  # type: ignore[arg-type]
     assert {"old 0", "old 1"} <= set(told) and _orders(tmp_path) == 1, "put back first, then let go"
 
 
@@ -148,13 +148,8 @@ def test_nobody_goes_on_while_tables_differ(ports: dict[int, LocalRank], tmp_pat
     after = [Cell(told, "new 0"), Cell(told, "new 1", works=False)]
     before = [Cell(told, "old 0"), Cell(told, "old 1", works=False)]
     with pytest.raises(Undecided):
-        arrange_all(after, before, ports, 1, system.SystemClock())  # type: ignore[arg-type]
+        arrange_all(after, before, ports, (), 1, system.SystemClock())  # type: ignore[arg-type]
     assert _orders(tmp_path) == 0, "nobody was told to go"
-
-
-def test_a_go_that_is_said_again_names_the_same_place_to_meet() -> None:
-    assert generation_of("o1") == generation_of("o1") != generation_of("o2")
-    assert 0 < generation_of("o1") < 1 << 53, "a number that JSON carries exactly"
 
 
 def test_proportional_memory_is_measured(two_threads: int) -> None:

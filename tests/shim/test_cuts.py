@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from ergosphere.agent import cut
 from ergosphere.agent.cut import CutFailed, CutReached
-from ergosphere.agent.cut_port import collectives_launched
-from ergosphere.agent.cut_view import RankState
+from ergosphere.agent.cut_port import LocalRank, collectives_launched
+from ergosphere.agent.cut_view import RankState, RankView
+from ergosphere.system import SystemClock
 
 ROUNDS = "4"
 CUTS_MAX = 20
@@ -73,6 +77,75 @@ def test_every_collective_survives_cuts_at_random_moments_bit_for_bit(launch):
     assert job.outputs() == plain.outputs()
     assert cuts >= 5
     assert job.errors() == plain.errors()
+
+
+class Died(BaseException):
+    """The coordinator's end: it does nothing more, not even in its `finally`."""
+
+
+@dataclass
+class Orders:
+    """How many orders a coordinator still posts before it dies, but for those that hold."""
+
+    left: int
+
+    def post(self, order: Callable[..., None], *terms: object) -> None:
+        if self.left == 0:
+            raise Died
+        self.left -= 1
+        order(*terms)
+
+
+@dataclass
+class MortalPort:
+    """A rank as a coordinator reaches it that dies in the middle of its orders."""
+
+    port: LocalRank
+    orders: Orders
+
+    def view(self) -> RankView:
+        return self.port.view()
+
+    def hold(self, limits: Mapping[str, int]) -> None:
+        self.port.hold(limits)
+
+    def settle(self) -> None:
+        self.orders.post(self.port.settle)
+
+    def quiesce(self, orphans: Sequence[str]) -> None:
+        self.orders.post(self.port.quiesce, orphans)
+
+    def go(self, generation: int) -> None:
+        self.orders.post(self.port.go, generation)
+
+    def release(self, token: str) -> None:
+        self.orders.post(self.port.release, token)
+
+
+def cut_and_die(job, posts: int) -> None:
+    orders = Orders(posts)
+    ports = {rank: MortalPort(port, orders) for rank, port in job.ports.items()}
+    with suppress(Died):
+        reached = cut.reach_cut(ports, 60.0, SystemClock())
+        if isinstance(reached, CutReached):
+            job.generation += 1
+            cut.go(ports, reached.parked, job.generation, 60.0, SystemClock())
+
+
+def test_a_coordinator_may_die_behind_any_of_its_orders(launch):
+    plain = launch("everything.py", ROUNDS, ranks=3, shimmed=False)
+    assert plain.exits() == [0, 0, 0], plain.errors()
+    job = launch("everything.py", ROUNDS, ranks=3)
+    job.until(lambda: job.ports[0].view().takes_part)
+    for posts in (2, 4, 5, 6, 7, 8, 9, 4):  # three times settle, three times quiesce, and three times go
+        cut_and_die(job, posts)
+        waiting = cut.take_up(job.ports, SystemClock())
+        assert waiting == ((0, 1, 2) if 4 <= posts <= 6 else ()), posts
+        again = CutReached(waiting) if waiting else job.cut()
+        assert isinstance(again, CutReached), (posts, again, job.errors())
+        job.go(again)
+    assert job.exits() == [0, 0, 0], job.errors()
+    assert job.outputs() == plain.outputs()
 
 
 def test_a_rank_that_does_not_come_is_named_and_the_job_runs_on(launch, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +9,10 @@ from typing import Any, Final, TypeVar
 
 from ergosphere.agent import cut
 from ergosphere.agent.cut_port import RankPort
-from ergosphere.agent.cut_view import RankState
 from ergosphere.agent.ports import CellPort, Refused
 from ergosphere.system import Clock
 
 CELLS_AT_ONCE: Final = 16
-GO_S_MAX: Final = 60.0  # process groups of a thousand ranks meeting again
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -26,41 +23,35 @@ class Undecided(Exception):
 
 
 def arrange_all(
-    cells: Sequence[CellPort], before: Sequence[CellPort], ports: Mapping[int, RankPort], generation: int, clock: Clock
+    cells: Sequence[CellPort],
+    before: Sequence[CellPort],
+    ports: Mapping[int, RankPort],
+    parked: Sequence[int],
+    generation: int,
+    clock: Clock,
 ) -> tuple[str, ...]:
     """From the cut on, every rank computes where `cells` say; gives what its owner should know.
 
-    `before`: the same cells as they were. Raises Refused when all is as it was, and Undecided when ranks could not be
-    told: with different tables they would not find each other, so nobody goes on before all agree.
+    `before`: the same cells as they were; `parked`: the ranks that wait at the cut. Raises Refused when all is as it
+    was, and Undecided when ranks could not be told: with different tables they would not find each other, so nobody
+    goes on before all agree.
     """
     failed = _tell(cells)
     if failed is not None:
         undone = _tell(before)
         if undone is not None:
             raise Undecided(f"not every rank could be told its device: {failed}; {undone}") from undone
-    parked = [rank for rank, port in ports.items() if port.view().state is RankState.READY]
-    stuck = cut.go(ports, parked, generation, GO_S_MAX, clock)
+    stuck = cut.go(ports, parked, generation, cut.GO_S_MAX, clock)
     if stuck is not None:
-        _give_up(cells, stuck.reason)
+        give_up(cells, stuck.reason)
     if failed is not None:
         raise Refused(f"not every rank could be told its device: {failed}") from failed
     return () if stuck is None else (stuck.reason,)
 
 
-def generation_of(order_id: str) -> int:
-    """Of the `go` that ends a resize, the same however often the order comes: an agent that died may have told some
-    ranks already, and the others have to meet them there."""
-    return int.from_bytes(hashlib.blake2s(order_id.encode(), digest_size=6).digest(), "big")
-
-
 def ports_of(cells: Sequence[CellPort]) -> dict[int, RankPort]:
     """Every rank of the job. Raises Refused where one has ended."""
     return {rank: port for cell in cells for rank, port in cell.rank_ports().items()}
-
-
-def waiting(ports: Mapping[int, RankPort]) -> bool:
-    """Whether ranks wait at a cut: an agent that died has left them there."""
-    return any(port.view().state is RankState.READY for port in ports.values())
 
 
 def each(cells: Sequence[CellPort], act: Callable[[CellPort], T]) -> list[T]:
@@ -84,9 +75,9 @@ def quietly(cells: Sequence[CellPort], act: Callable[[CellPort], Any]) -> None:
     each(cells, tried)
 
 
-def _give_up(cells: Sequence[CellPort], why: str) -> None:
+def give_up(cells: Sequence[CellPort], why: str) -> None:
     """Ranks that do not find each other again would wait for ever: this life is lost."""
-    log.error("the ranks did not go on after a resize: %s", why)
+    log.error("the ranks did not go on: %s", why)
     try:
         each(cells, lambda cell: cell.give_up(why))
     except Exception as error:  # a cell out of reach: its peers' end is seen all the same

@@ -11,20 +11,11 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from ergosphere.agent import cut, parting
 from ergosphere.agent.answering import costs_of, done, failed
-from ergosphere.agent.arranging import (
-    GO_S_MAX,
-    Undecided,
-    arrange_all,
-    each,
-    generation_of,
-    ports_of,
-    quietly,
-    waiting,
-)
+from ergosphere.agent.arranging import Undecided, arrange_all, each, give_up, ports_of, quietly
 from ergosphere.agent.cut_port import RankPort
 from ergosphere.agent.deciding import Decider, called_off
 from ergosphere.agent.laps import Laps
@@ -45,8 +36,6 @@ from ergosphere.wire.agents import (
     StartOrder,
     ThawOrder,
 )
-
-WAKE_LOOK_S: Final = 0.002
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +68,13 @@ class Conductor:
                     answer = self._resize(order)
                 case EndOrder():
                     answer = self._end(order)
-        except Undecided:
+        except (Undecided, cut.LeftWaiting):
             log.exception("order %s stays open", order.order_id)
             return None
         except Exception as error:  # the one door: an order always gets an answer
             log.info("order %s failed", order.order_id, exc_info=True)
+            if isinstance(order, FreezeOrder | ResizeOrder) and self._left_waiting(order.life):
+                return None
             answer = failed(order, error)
         return answer.model_copy(update={"took_s": self.clock.monotonic() - began})
 
@@ -253,30 +244,42 @@ class Conductor:
         ports = ports_of(cells)
         if not ports:
             return str
-        self._wake(ports)
-        reached = cut.reach_cut(ports, life.spec.hold_s, self.clock)
-        if isinstance(reached, cut.CutFailed):
-            raise Refused(reached.reason, remedy="the job runs on; --hold gives slow steps more time")
+        parked = self._take_up(cells, ports) or self._reach_cut(life, ports)
 
         def go_on() -> str:
-            stuck = cut.go(ports, reached.parked, self._generation(), GO_S_MAX, self.clock)
+            stuck = cut.go(ports, parked, self._generation(), cut.GO_S_MAX, self.clock)
             if stuck is None:
                 return ""
-            log.error("job %s: %s", life.job, stuck.reason)
-            quietly(cells, lambda cell: cell.give_up(stuck.reason))  # they would wait for ever: this life is lost
+            give_up(cells, stuck.reason)
             return stuck.reason
 
         undo.callback(go_on)
         return go_on
 
-    def _wake(self, ports: Mapping[int, RankPort]) -> None:
-        """Ranks that an agent before this one brought to a cut, and died, still wait there: they go on first."""
-        if not waiting(ports):
-            return
-        cut.release(ports, token=f"wake-{self._generation()}")
-        until_s = self.clock.monotonic() + GO_S_MAX
-        while waiting(ports) and self.clock.monotonic() < until_s:
-            self.clock.sleep(WAKE_LOOK_S)
+    def _reach_cut(self, life: LifePlan, ports: Mapping[int, RankPort]) -> tuple[int, ...]:
+        reached = cut.reach_cut(ports, life.spec.hold_s, self.clock)
+        if isinstance(reached, cut.CutFailed):
+            raise Refused(reached.reason, remedy="the job runs on; --hold gives slow steps more time")
+        return reached.parked
+
+    def _take_up(self, cells: Sequence[CellPort], ports: Mapping[int, RankPort]) -> tuple[int, ...]:
+        """Ranks that wait at a cut to which an agent before this one, that died, brought the job."""
+        try:
+            return cut.take_up(ports, self.clock)
+        except cut.LeftWaiting as stuck:
+            give_up(cells, str(stuck))
+            raise Refused(str(stuck)) from stuck
+
+    def _left_waiting(self, life: LifePlan) -> bool:
+        """Whether ranks would be left at a cut, as far as their nodes answer, if nobody came again."""
+
+        def left(cell: CellPort) -> bool:
+            try:
+                return cut.anyone_left(cell.rank_ports())
+            except Exception:  # its node is away: those that are here decide
+                return False
+
+        return any(each(self.cells(life), left))
 
     def _generation(self) -> int:
         """A number no earlier cut of this job has used: the process groups' meeting place in the store."""
@@ -327,14 +330,13 @@ class Conductor:
         cells = self.cells(order.life)
         ports = ports_of(cells)
         laps = Laps(self.clock)
-        if not waiting(ports):  # else an agent before this one died at the cut: what it had begun is finished
+        parked = self._take_up(cells, ports)
+        if not parked:
             if all(number == order.life.arrangement for number in each(cells, lambda cell: cell.arrangement())):
                 return done(order)
-            with ExitStack() as undo:
-                self._hold(order.life, cells, undo)
-                undo.pop_all()  # from here nobody goes on before all know their device
-        laps.end("hold")
-        notes = arrange_all(cells, self.cells(order.before), ports, generation_of(order.order_id), self.clock)
+            parked = self._reach_cut(order.life, ports)
+        laps.end("hold")  # from here nobody goes on before all know their device
+        notes = arrange_all(cells, self.cells(order.before), ports, parked, self._generation(), self.clock)
         laps.end("arrange")
         log.info("resize %s, arrangement %d: %s", order.life.job, order.life.arrangement, laps)
         return done(order, stopped_s=laps.last_s, notes=notes)

@@ -5,7 +5,7 @@ rank must go is reckoned in `cut_ledger`; how a rank is reached is `cut_port`'s 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -17,9 +17,16 @@ from ergosphere.system import Clock
 
 LOOK_S: Final = 0.0005  # pause between two looks at the ranks: well under the cut's own 10 ms
 DROP_S_MAX: Final = 10.0  # beyond the deadline, once groups are being dropped
+GO_S_MAX: Final = 60.0  # process groups of a thousand ranks meeting again
 STEP_S_MAX: Final = 2.0  # for ranks to come to the end of a step, where replicas hold the same and are stored once
 STALL_PART: Final = 0.25  # of the deadline without any movement, after which everyone held is let on by one operation
 UNHELD: Final = (RankState.NONE, RankState.GONE)
+ONWARD: Final = ("go ", "release ")  # how the words of an order begin after which a rank runs
+DROP: Final = "quiesce"
+
+
+class LeftWaiting(Exception):
+    """Ranks wait at a cut, or may: not all could be told to go on. Whoever takes it up finds them there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,9 @@ def step(state: CutState, views: Mapping[int, RankView], now_s: float) -> Step:
 
 
 def reach_cut(ports: Mapping[int, RankPort], deadline_s: float, clock: Clock) -> Outcome:
-    """Brings the ranks behind `ports` to a cut within `deadline_s` seconds. On failure all have been released."""
+    """Brings the ranks behind `ports` to a cut within `deadline_s` seconds. On failure all have been released.
+
+    Raises LeftWaiting where one could not be."""
     state = CutState(began_s=clock.monotonic(), deadline_s=deadline_s)
     outcome: Outcome | None = None
     try:
@@ -130,10 +139,62 @@ def reach_cut(ports: Mapping[int, RankPort], deadline_s: float, clock: Clock) ->
             release(ports, token=f"{state.began_s:.6f}")
 
 
+def take_up(ports: Mapping[int, RankPort], clock: Clock) -> tuple[int, ...]:
+    """Ends what a coordinator that died had begun: the ranks that now wait at a cut, none where all run.
+
+    Where one was told to go on, those that wait are told the same; else those that were still to drop their groups do.
+    Raises LeftWaiting where some wait and the others do not come.
+    """
+    began_s, asked = clock.monotonic(), set[int]()
+    while True:
+        views = {rank: view for rank, port in ports.items() if (view := port.view()).takes_part}
+        waiting = {rank for rank, view in views.items() if view.state is RankState.READY}
+        onward = next((view.told for view in views.values() if view.told.startswith(ONWARD)), "")
+        if not waiting and (onward or not any(view.told == DROP for view in views.values())):
+            return ()
+        if waiting == views.keys() and not onward:
+            return tuple(sorted(waiting))
+        if clock.monotonic() - began_s > (GO_S_MAX if onward else DROP_S_MAX):
+            raise LeftWaiting("not all ranks of the job came to a cut, or went on from it")
+        for rank in (waiting if onward else views.keys() - waiting) - asked:
+            if not views[rank].told.startswith(onward or DROP):
+                _say_as_before(ports[rank], onward, tuple(sorted(cut_ledger.read(views).orphans)))
+            asked.add(rank)
+        clock.sleep(LOOK_S)
+
+
+def _say_as_before(port: RankPort, onward: str, orphans: tuple[str, ...]) -> None:
+    match onward.split(maxsplit=1):
+        case ["go", generation]:
+            port.go(int(generation))
+        case ["release", token]:
+            port.release(token)
+        case _:
+            port.quiesce(orphans)
+
+
+def anyone_left(ports: Mapping[int, RankPort]) -> bool:
+    """Whether a rank is held, or waits at a cut, and has not been told to go on."""
+    held = (RankState.HELD, RankState.READY)
+    return any(view.state in held and not view.told.startswith(ONWARD) for view in (p.view() for p in ports.values()))
+
+
 def release(ports: Mapping[int, RankPort], token: str) -> None:
-    """Lets every rank go on in place; `token` must be the same for all and never used before in this job."""
+    """Lets every rank go on in place; `token` must be the same for all and never used before in this job.
+
+    Raises LeftWaiting where one could not be told."""
+    _say_to_all(ports, lambda port: port.release(token))
+
+
+def _say_to_all(ports: Mapping[int, RankPort], say: Callable[[RankPort], None]) -> None:
+    failed: Exception | None = None
     for port in ports.values():
-        port.release(token)
+        try:
+            say(port)
+        except Exception as error:  # its node is away: no reason to leave the others waiting
+            failed = failed or error
+    if failed is not None:
+        raise LeftWaiting(f"not every rank could be told to go on: {failed}") from failed
 
 
 def go(
@@ -141,10 +202,9 @@ def go(
 ) -> CutFailed | None:
     """Lets all ranks go on after a cut, here or after a thaw, and waits until the `parked` ones run. None is success.
 
-    `generation` must not have been used before in this job's life, but for the same `go` said again."""
+    `generation` must not have been used before in this job's life. Raises LeftWaiting where one could not be told."""
     until_s = clock.monotonic() + deadline_s
-    for port in ports.values():
-        port.go(generation)
+    _say_to_all(ports, lambda port: port.go(generation))
     while True:
         views = {rank: ports[rank].view() for rank in parked}
         for rank, view in views.items():

@@ -64,7 +64,7 @@ class LocalRank:
             return RankView(others=control_file.others(file))
         _, order = control_file.fetch(file, ORDERS)
         answered = told["ack"] == (order["id"] if order is not None else 0)
-        return _view(told, answered, control_file.others(file))
+        return _view(told, answered, control_file.others(file), _in_words(order))
 
     def hold(self, limits: Mapping[str, int]) -> None:
         self._post("hold", limits=dict(limits))
@@ -94,7 +94,13 @@ class LocalRank:
             file.close()
 
 
-def _view(told: Mapping[str, Any], answered: bool, others: int) -> RankView:
+def _in_words(order: Mapping[str, Any] | None) -> str:
+    if order is None:
+        return ""
+    return " ".join(str(order[term]) for term in ("order", "generation", "token") if term in order)
+
+
+def _view(told: Mapping[str, Any], answered: bool, others: int, ordered: str) -> RankView:
     sequences = tuple(
         SequenceView(id, group, Kind(kind), tuple(members), peer, count, tags)
         for id, group, kind, members, peer, count, tags, _slot in told.get("sequences", ())
@@ -115,6 +121,7 @@ def _view(told: Mapping[str, Any], answered: bool, others: int) -> RankView:
         others=others,
         steps=told.get("steps", False),
         at_step=told.get("at_step", False),
+        told=ordered,
     )
 
 

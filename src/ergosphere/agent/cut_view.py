@@ -57,7 +57,8 @@ class Want:
 class RankView:
     """One rank at one moment. `answered`: it has obeyed the last order it was given.
 
-    `steps`: its optimizers are seen to step; `at_step`: it is held where one has just done so."""
+    `steps`: its optimizers are seen to step; `at_step`: it is held where one has just done so. `told`: the last order
+    it was given, a `go` or `release` with what it names."""
 
     state: RankState = RankState.NONE
     answered: bool = True
@@ -74,6 +75,7 @@ class RankView:
     others: int = 0
     steps: bool = False
     at_step: bool = False
+    told: str = ""
 
     @property
     def takes_part(self) -> bool:
