@@ -26,6 +26,7 @@ from ergosphere.core.model import (
     Together,
     View,
 )
+from ergosphere.core.policy import standing
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.decide import decide
 from ergosphere.core.policy.explain import explain
@@ -237,6 +238,22 @@ def test_who_backs_off_for_long_wakes_in_time() -> None:
     assert set(decide(board, RULES).rooms) == {"j"}, "a short back-off keeps its room"
     board.advance(board.alarm_s())
     assert starts(decide(board, RULES)) == {"j": 1}
+
+
+def guarded(board: Board) -> bool:
+    return board.standing_of(board.entries[JobId("runs")]) == standing.OWED
+
+
+@pytest.mark.parametrize(("waits", "matters"), [(PREMIUM, True), (STANDARD, False), (BASIC, False), (None, False)])
+def test_time_calls_for_a_turn_only_where_somebody_may_gain_by_it(waits: Tier | None, matters: bool) -> None:
+    """A standard job that has just come up may be frozen for a premium one after `min_run_s`, for nobody else."""
+    runs = running("runs", "a0", "a1", tier=STANDARD, running_since_s=NOW_S, account=fraction.opened(NOW_S, 2, 0.0))
+    others = [] if waits is None else [job("waits", waits, ranks=2, submitted_s=NOW_S)]
+    board = Board.of(look([runs, *others], [node("a")]), RULES)
+    assert board.advance(NOW_S + RULES.min_run_s / 2) is False, "nothing has changed yet"
+    assert guarded(board)
+    assert board.advance(NOW_S + RULES.min_run_s) is matters
+    assert guarded(board), "its turn is not over"
 
 
 # ---- words and services

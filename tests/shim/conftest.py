@@ -23,7 +23,7 @@ from ergosphere.agent.cut_port import LocalRank
 from ergosphere.system import SystemClock
 
 PROGRAMS = Path(__file__).parent / "programs"
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 
 
 class Job:

@@ -43,6 +43,7 @@ class BoardDesk:
         self._projects = fleet.projects
         self._costs = Costs()
         self._world: World | None = None
+        self._stirred = False  # time has changed what may change a decision
         self._for: dict[str, JobId | None] = {}  # whom a job is frozen for
         self._pauses: dict[str, tuple[float, ...]] = {}
         self.windows: dict[str, list[fraction.Window]] = {}
@@ -62,7 +63,12 @@ class BoardDesk:
         self._feed(world)
         return self.board
 
+    def stirs(self, world: World) -> bool:
+        self._feed(world)
+        return self._stirred
+
     def judge(self, view: Board, rules: Rules) -> Plan:
+        self._stirred = False
         return decide(view, rules)
 
     def took(self, plan: Plan, world: World) -> None:
@@ -82,7 +88,7 @@ class BoardDesk:
 
     def _feed(self, world: World) -> None:
         now_s = world.now_s
-        self.board.advance(now_s)
+        self._stirred |= self.board.advance(now_s)
         for place in world.places_touched.values():
             self.board.put_node(node_view(place, now_s))
         for key, life in world.touched.items():

@@ -44,3 +44,6 @@ class RivalDesk:
     def alarm_s(self) -> float:
         assert self._scene is not None
         return self.rival.alarm_s(self._scene)
+
+    def stirs(self, world: World) -> bool:
+        return True

@@ -49,6 +49,9 @@ class Desk(Protocol):
 
     def alarm_s(self) -> float: ...
 
+    def stirs(self, world: World) -> bool:
+        """Whether time alone, which has come to an alarm, may have changed what is to be done."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -176,7 +179,7 @@ def _run(scenario: Scenario, loop: _Loop, told: Callable[[float], None] | None) 
             break
         idle = 0 if due_s <= at_s else idle + 1
         world.advance(at_s)
-        if not world.news and at_s < alarm_s:
+        if not (world.news or (at_s >= alarm_s and loop.desk.stirs(world))):
             loop.record.note(world)
             continue  # somebody came up: nothing is free by that, and what it allows later an alarm tells
         world.news = False

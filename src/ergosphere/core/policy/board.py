@@ -48,6 +48,7 @@ from ergosphere.core.policy.quota import Tree
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.seats import takes_jobs
 from ergosphere.core.policy.shape import Shape, shape_of
+from ergosphere.core.policy.stirring import footing, stirs
 
 TICK_S: Final = 0.001  # the least step between two looks at the same job
 
@@ -185,16 +186,22 @@ class Board:
             if job_id not in self.promises.rooms and room:
                 self._remember_promise(job_id, room)
 
-    def advance(self, now_s: float) -> None:
-        """Time passes: whose standing has changed by it is found at once."""
+    def advance(self, now_s: float) -> bool:
+        """Time passes: whose standing has changed by it is found at once. Whether that may change a decision."""
         self.now_s = now_s
+        stirred = False
         while self._alarms and self._alarms[0][0] <= now_s:
             at_s, kind, name = heappop(self._alarms)
             if kind == "node" and name in self.nodes:
                 self.put_node(self.nodes[NodeId(name)].view)
+                stirred = True
             elif kind == "job" and self._alarm_of.get(JobId(name)) == at_s:
                 del self._alarm_of[JobId(name)]
-                self._line_again(JobId(name))
+                entry = self.entries[JobId(name)]
+                before = footing(entry, self.lines)
+                self._line_again(entry)
+                stirred |= stirs(entry, before, self.lines, self.leavers, now_s, self.rules)
+        return stirred
 
     def alarm_s(self) -> float:
         """When time alone may change a decision next; inf if nobody waits and nobody is to be grown."""
@@ -227,6 +234,8 @@ class Board:
 
     def silent(self, entry: Entry) -> list[NodeId]:
         """Nodes of a job that do not answer."""
+        if self._closed.isdisjoint(entry.masks):
+            return []
         return sorted(name for name in entry.masks if name not in self.nodes or not self.nodes[name].view.ready)
 
     def key(self, entry: Entry) -> Key:
@@ -353,16 +362,15 @@ class Board:
     def _remember_promise(self, job_id: JobId, room: Placement) -> None:
         self._repromise(self.promises.add(job_id, room))
         if job_id in self.entries:
-            self._line_again(job_id)
+            self._line_again(self.entries[job_id])
 
     def _forget_promise(self, job_id: JobId) -> None:
         if job_id in self.promises.rooms:
             self._repromise(self.promises.drop(job_id))
             if job_id in self.entries:
-                self._line_again(job_id)
+                self._line_again(self.entries[job_id])
 
-    def _line_again(self, job_id: JobId) -> None:
-        entry = self.entries[job_id]
+    def _line_again(self, entry: Entry) -> None:
         self._take_off(entry)
         self._put_on(entry)
 

@@ -31,6 +31,7 @@ class Entry:
         "place",
         "seen",
         "shape",
+        "smaller",
         "standing",
         "view",
     )
@@ -46,10 +47,12 @@ class Entry:
         self.gang: GangKey | None = None  # the line it waits in
         self.place: Place | None = None  # there
         self.seen = -1  # versions of its nodes, added up, when it last could not grow there
-        self.listed: tuple[int, float] | None = None  # among those who could leave: standing, price
+        self.listed: tuple[int, float, int] | None = None  # as a leaver: standing, price, devices to spare
+        self.smaller: dict[int, Smaller | None] = {}  # on so many of its own devices, as far as somebody has asked
 
 
 GangKey = tuple[Shape, str, Tier]
+Smaller = tuple[Placement, Masks]  # a placement, and the devices that it leaves
 Place = tuple[int, bool, float, float, JobId]  # in its line: standing, services first, deadline, submission, id
 
 

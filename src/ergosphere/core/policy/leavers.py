@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from dataclasses import dataclass
 
-from ergosphere.core.model import JobId, Tier
+from ergosphere.core.model import JobId, Placement, Tier
 from ergosphere.core.policy import standing
-from ergosphere.core.policy.entry import Entry
+from ergosphere.core.policy.entry import Entry, Masks
 from ergosphere.core.policy.rules import freeze_cost
-from ergosphere.core.policy.shape import largest
+from ergosphere.core.policy.shape import fewest, largest
+
+Priced = tuple[float, JobId]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaver:
+    """One way to gain devices: a job that is frozen, or (with a `placement`) shrunk."""
+
+    entry: Entry
+    gains: Masks
+    cost: float  # device-seconds that it wastes
+    placement: Placement | None = None
+
+    @property
+    def id(self) -> JobId:
+        return self.entry.view.id
+
+    @property
+    def devices(self) -> int:
+        return sum(mask.bit_count() for mask in self.gains.values())
 
 
 class Leavers:
@@ -16,41 +37,46 @@ class Leavers:
 
     def __init__(self) -> None:
         # by standing, the cheapest first: device-seconds wasted for each device
-        self.by_standing: list[list[tuple[float, JobId]]] = [[] for _ in range(standing.COUNT)]
+        self.by_standing: list[list[Priced]] = [[] for _ in range(standing.COUNT)]
+        self.shrinking: list[list[Priced]] = [[] for _ in range(standing.COUNT)]  # of these, who could be shrunk
         self.devices = [0] * standing.COUNT  # that they hold, by standing
         self.guarded = [0] * standing.COUNT  # of these, those of work in a guaranteed project
+        self.spare = [0] * standing.COUNT  # of all, those that they would give by being shrunk
         self.shrinkable: set[JobId] = set()  # running, and allowed fewer devices than they have
         self.shrunk: set[JobId] = set()  # running with fewer devices than they ask for
 
     def add(self, entry: Entry, *, guarded: bool) -> None:
         """It could be frozen. `guarded`: its project has a guarantee."""
         urgency = standing.BORROWED if entry.borrowed else entry.standing
-        entry.listed = (urgency, freeze_cost(entry.view) / entry.devices)
+        spare = entry.devices - fewest(entry.shape) if entry.view.id in self.shrinkable else 0
+        entry.listed = (urgency, freeze_cost(entry.view) / entry.devices, spare)
         insort(self.by_standing[urgency], (entry.listed[1], entry.view.id))
-        self._count(entry, urgency, 1, guarded)
+        if spare:
+            insort(self.shrinking[urgency], (entry.listed[1], entry.view.id))
+        self._count(entry, urgency, 1, spare, guarded)
 
     def drop(self, entry: Entry, *, guarded: bool) -> None:
         self.shrinkable.discard(entry.view.id)
         self.shrunk.discard(entry.view.id)
         if entry.listed is None:
             return
-        urgency, price = entry.listed
-        listed = self.by_standing[urgency]
-        del listed[bisect_left(listed, (price, entry.view.id))]
-        self._count(entry, urgency, -1, guarded)
+        urgency, price, spare = entry.listed
+        for listed in (self.by_standing[urgency], *([self.shrinking[urgency]] if spare else [])):
+            del listed[bisect_left(listed, (price, entry.view.id))]
+        self._count(entry, urgency, -1, spare, guarded)
         entry.listed = None
 
     def add_size(self, entry: Entry) -> None:
         """Whether it could go on with fewer devices, or with more."""
         view, shape = entry.view, entry.shape
         watched = view.account is not None and view.tier is not Tier.BASIC and not entry.borrowed
-        fewest = shape.ranks // shape.shares[-1]
-        if fewest < entry.devices and not view.resize_asked and not watched:  # fewer devices would break its promise
+        if fewest(shape) < entry.devices and not view.resize_asked and not watched:  # fewer would break its promise
             self.shrinkable.add(view.id)
         if entry.devices < largest(shape):
             self.shrunk.add(view.id)
 
-    def _count(self, entry: Entry, urgency: int, sign: int, guarded: bool) -> None:
+    def _count(self, entry: Entry, urgency: int, sign: int, spare: int, guarded: bool) -> None:
         self.devices[urgency] += sign * entry.devices
+        self.spare[urgency] += sign * spare
         if guarded:
             self.guarded[urgency] += sign * entry.devices

@@ -40,6 +40,10 @@ class Lines:
                 del self.gangs[entry.gang]
             entry.gang = entry.place = None
 
+    def foremost(self) -> int:
+        """The strongest standing in any line; `standing.COUNT` where there is none."""
+        return min((line[0][0] for line in self.gangs.values()), default=standing.COUNT)
+
     def is_empty(self) -> bool:
         """Whether nobody waits."""
         return not (self.gangs or self.singles or self.asleep)

@@ -60,6 +60,11 @@ def largest(shape: Shape) -> int:
     return devices(shape, shape.shares[0])
 
 
+def fewest(shape: Shape) -> int:
+    """The fewest devices it may be given."""
+    return devices(shape, shape.shares[-1])
+
+
 def larger(shape: Shape, has: int) -> list[int]:
     """The numbers of devices above `has` that it may be given, the largest first."""
     return [number for share in shape.shares if (number := devices(shape, share)) > has]

@@ -11,6 +11,7 @@ from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.entry import Entry, GangKey, Masks, masks_of
 from ergosphere.core.policy.layers import Layer
+from ergosphere.core.policy.leavers import Leaver
 from ergosphere.core.policy.packing import find, find_on
 from ergosphere.core.policy.seats import keeps_cells
 from ergosphere.core.policy.shape import Shape
@@ -41,6 +42,8 @@ class Turn:
     urgency: int = -1  # standing of the job that is being served
     moves_left: int = 0  # jobs that may still be moved for others
     held_free: int = 0  # devices that were free and are held for somebody now
+    marks: int = 0  # how often what may be had has changed
+    smaller: tuple[tuple[int, int, int], list[Leaver]] | None = None  # see `victims`
     _touched: set[NodeId] = field(default_factory=set)
     _used: list[tuple[JobView, int]] = field(default_factory=list)
     _kept: set[JobId] = field(default_factory=set)  # promises that this turn has lifted
@@ -49,12 +52,14 @@ class Turn:
     # ---- marks
 
     def take(self, placement: Placement) -> None:
+        self.marks += 1
         for name, mask in masks_of(placement).items():
             node = self.board.nodes[name]
             node.taken |= mask
             self._mark(name)
 
     def untake(self, placement: Placement) -> None:
+        self.marks += 1
         for name, mask in masks_of(placement).items():
             self.board.nodes[name].taken &= ~mask
             self._mark(name)
@@ -94,6 +99,7 @@ class Turn:
         self.leave_seats(entry.masks)
 
     def leave_seats(self, masks: Masks) -> None:
+        self.marks += 1
         for name, mask in masks.items():
             if name in self.board.nodes:
                 self.board.nodes[name].going |= mask
@@ -101,6 +107,7 @@ class Turn:
 
     def stay(self, entries: Iterable[Entry]) -> None:
         """They do not leave after all."""
+        self.marks += 1
         for entry in entries:
             for name, mask in entry.masks.items():
                 if name in self.board.nodes:
@@ -116,6 +123,7 @@ class Turn:
         self._repromise(placement)
 
     def _repromise(self, placement: Placement) -> None:
+        self.marks += 1
         for name in masks_of(placement):
             node = self.board.nodes.get(name)
             if node is None:
@@ -128,6 +136,9 @@ class Turn:
     @contextmanager
     def ignoring_promises(self) -> Iterator[bool]:
         """Promises to those behind are no obstacle in here. False: there are none."""
+        if not self.board.promises.on:
+            yield False
+            return
         nodes = self.board.nodes
         firm = {name: self._firm_on(name) for name in self.board.promises.on if name in nodes}
         before = {name: nodes[name].promised for name, mask in firm.items() if nodes[name].promised != mask}

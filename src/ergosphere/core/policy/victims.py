@@ -12,34 +12,18 @@ from ergosphere.core.model import TIER_ORDER, Freeze, JobId, JobView, NodeId, Pl
 from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.claims import has_claim, yielding
-from ergosphere.core.policy.entry import Entry, Masks, masks_of
+from ergosphere.core.policy.entry import Entry, Masks, Smaller, masks_of
 from ergosphere.core.policy.layers import Group
+from ergosphere.core.policy.leavers import Leaver
 from ergosphere.core.policy.packing import enough_of_each
 from ergosphere.core.policy.rules import freeze_cost, strength, turn_in_queue
 from ergosphere.core.policy.seats import pack_cells, reshape
+from ergosphere.core.policy.shape import fewest
 from ergosphere.core.policy.turn import Turn
 
 EXACT_MAX: Final = 10  # candidates up to which every set is weighed: at most 1,024 of them
 LOOK_MAX: Final = 64  # of the cheapest candidates of each standing, beyond what the gang needs, that are weighed
 NODES_MAX: Final = 16  # nodes for each of which a set of its own is weighed
-
-
-@dataclass(frozen=True, slots=True)
-class Leaver:
-    """One way to gain devices: a job that is frozen, or (with a `placement`) shrunk."""
-
-    entry: Entry
-    gains: Masks
-    cost: float  # device-seconds that it wastes
-    placement: Placement | None = None
-
-    @property
-    def id(self) -> JobId:
-        return self.entry.view.id
-
-    @property
-    def devices(self) -> int:
-        return sum(mask.bit_count() for mask in self.gains.values())
 
 
 Leavers = tuple[Leaver, ...]
@@ -93,24 +77,24 @@ def would_fit(turn: Turn, entry: Entry, urgency: int) -> bool:
     """Whether it would fit whole if everybody of a higher standing left; its own seats are marked as leaving."""
     with turn.ignoring_promises():
         offer = Offer.of(turn, entry, entry.shape.shares[0])
-        return offer.fits([_frozen(turn, one) for one in _weaker(turn, urgency, offer, shrink=False)])
+        return offer.fits([_frozen(turn, one) for one in _weaker(turn, urgency, offer)])
 
 
 def shrink_peers(turn: Turn, entry: Entry) -> bool:
     """It could not start at all: on its least devices it may, if others of its tier have more than theirs."""
-    if not turn.board.leavers.shrinkable:
+    board, spared = turn.board, standing.FIRST_OF[entry.view.tier] - 1
+    spare = sum(board.leavers.spare[spared + 1 :])
+    if not spare or board.soon.refresh().total + board.promises.devices + spare < fewest(entry.shape):
         return False
     with turn.ignoring_promises():
-        offer = Offer.of(turn, entry, entry.shape.shares[-1])
-        return _by_shrinking(turn, entry, offer, standing.FIRST_OF[entry.view.tier] - 1)
+        return _by_shrinking(turn, entry, Offer.of(turn, entry, entry.shape.shares[-1]), spared)
 
 
 def _by_shrinking(turn: Turn, entry: Entry, offer: Offer, spared: int) -> bool:
-    if not turn.board.leavers.shrinkable:
+    spare = sum(turn.board.leavers.spare[spared + 1 :])
+    if not spare or max(offer.totals.values(), default=0) + spare < offer.devices:
         return False
-    weaker = _weaker(turn, spared, offer, shrink=True)
-    smaller = [leaver for one in weaker if (leaver := shrunk(turn, one))]
-    chosen = cheapest(smaller, offer)
+    chosen = cheapest(_smaller_ones(turn, spared), offer)
     if chosen is None:
         return False
     return _hold_target(turn, entry, offer, _no_farther(turn, chosen, offer))
@@ -118,7 +102,7 @@ def _by_shrinking(turn: Turn, entry: Entry, offer: Offer, spared: int) -> bool:
 
 def _by_freezing(turn: Turn, entry: Entry, offer: Offer, spared: int, lent: Iterable[Entry] = ()) -> bool:
     urgency = turn.board.standing_of(entry)
-    weaker = [_frozen(turn, one) for one in (*_weaker(turn, spared, offer, shrink=False), *lent)]
+    weaker = [_frozen(turn, one) for one in (*_weaker(turn, spared, offer), *lent)]
     weaker = [leaver for leaver in weaker if leaver.gains]
     ripe = [leaver for leaver in weaker if _unripe_s(turn, leaver.entry, urgency) <= 0]
     chosen = cheapest(ripe, offer)
@@ -204,16 +188,29 @@ def _wait_to_ripen(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers, urge
 # ---- who could
 
 
-def _weaker(turn: Turn, spared: int, offer: Offer, *, shrink: bool) -> Iterator[Entry]:
+def _smaller_ones(turn: Turn, spared: int) -> list[Leaver]:
+    """Those beyond the standing `spared`, of each some of the cheapest, as small as they may be. Everybody who is
+    served before anything is marked anew finds the same."""
+    asked = (spared, turn.urgency, turn.marks)
+    if turn.smaller is None or turn.smaller[0] != asked:
+        board = turn.board
+        weaker = (one for level in reversed(board.leavers.shrinking[spared + 1 :]) for _, one in level[:LOOK_MAX])
+        entries = (board.entries[one] for one in weaker if one not in turn.decisions)
+        found = [leaver for one in entries if not board.silent(one) and (leaver := shrunk(turn, one))]
+        turn.smaller = asked, found
+    return turn.smaller[1]
+
+
+def _weaker(turn: Turn, spared: int, offer: Offer) -> Iterator[Entry]:
     """Jobs beyond the standing `spared`, of each the cheapest: as many as the gang needs and some to choose from."""
     board = turn.board
     for level in range(standing.COUNT - 1, spared, -1):
         enough = offer.devices
         for looked, (_, job_id) in enumerate(board.leavers.by_standing[level]):
-            if looked >= LOOK_MAX and (enough <= 0 or shrink):
+            if looked >= LOOK_MAX and enough <= 0:
                 break
             entry = board.entries[job_id]
-            if job_id in turn.decisions or (shrink and job_id not in board.leavers.shrinkable) or board.silent(entry):
+            if job_id in turn.decisions or board.silent(entry):
                 continue
             enough -= entry.devices
             yield entry
@@ -237,14 +234,23 @@ def shrunk(turn: Turn, entry: Entry) -> Leaver | None:
 
 def _ways_to_shrink(turn: Turn, entry: Entry, *, fewest_first: bool = False) -> Iterator[Leaver]:
     """The job on ever fewer of its own devices."""
-    job, shape = entry.view, entry.shape
+    shape = entry.shape
     for share in reversed(shape.shares) if fewest_first else shape.shares:
-        placement = reshape(job, frozenset(), shape.ranks // share) if shape.ranks // share < entry.devices else None
-        if placement is not None:
-            kept = masks_of(placement)
-            gains = _gains(turn.board, {name: mask & ~kept.get(name, 0) for name, mask in entry.masks.items()})
+        smaller = _smaller(entry, shape.ranks // share) if shape.ranks // share < entry.devices else None
+        if smaller is not None:
+            placement, left = smaller
+            gains = _gains(turn.board, left)
             if gains:
-                yield Leaver(entry, gains, job.resize_cost_s * entry.devices, placement)
+                yield Leaver(entry, gains, entry.view.resize_cost_s * entry.devices, placement)
+
+
+def _smaller(entry: Entry, devices: int) -> Smaller | None:
+    if devices not in entry.smaller:
+        placement = reshape(entry.view, frozenset(), devices)
+        kept = {} if placement is None else masks_of(placement)
+        left = {name: mask & ~kept.get(name, 0) for name, mask in entry.masks.items()}
+        entry.smaller[devices] = None if placement is None else (placement, left)
+    return entry.smaller[devices]
 
 
 def _gains(board: Board, masks: Masks) -> Masks:
