@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Final
 
-from ergosphere import shim
-from ergosphere.agent import cache, forked, keepers, lives, network, rootfs, self_test, sharing, world
+from ergosphere.agent import cache, forked, keepers, lives, network, rootfs, self_test, sharing, shim_copy, world
 from ergosphere.agent.cut_port import LocalRank
 from ergosphere.agent.keepers import Keeper, KeeperSpec, LaunchRank
 from ergosphere.agent.lives import LifeFolder, LifeRecord
@@ -20,7 +18,6 @@ from ergosphere.snapshots import thawing as files
 from ergosphere.snapshots.gather import CellFiles
 from ergosphere.wire.agents import CellPlan, LifePlan
 
-SHIM_SOURCE: Final = Path(shim.__file__).parent
 STREAMS: Final = ("out", "err")
 LEASE_S_MIN: Final = 0.05  # a keeper whose agent has none left suspends its ranks as soon as there are any
 
@@ -50,7 +47,7 @@ def furnish(node: Node, folder: LifeFolder, life: LifePlan, seat: CellPlan) -> N
         own = folder.rank(rank)
         rootfs.prepare_rank(own, self_test.init_binary(), names, life.spec.network != "host")
         if not (own / "shim").exists():
-            shutil.copytree(SHIM_SOURCE, own / "shim", ignore=shutil.ignore_patterns("__pycache__"))
+            shim_copy.give(node.place.node_dir, own / "shim")
         LocalRank.create(folder.control(rank))
         if life.forked_from:
             forked.tell(own, life)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ergosphere import system
-from ergosphere.agent import cells, cgroups, leaving, network, provision
+from ergosphere.agent import cells, cgroups, leaving, network, provision, shim_copy
 from ergosphere.agent.conduct import Conductor
 from ergosphere.agent.criu import CriuError, stage
 from ergosphere.agent.link import ServerAway, ServerLink
@@ -188,7 +188,11 @@ def _bridge(node: Node) -> None:
 
 
 def _warm(node: Node) -> None:
-    """CRIU learns the kernel now, so that the first freeze need not wait for it."""
+    """CRIU learns the kernel now, so that the first freeze need not wait for it; and the shim is compiled."""
+    try:
+        shim_copy.compile_for(node.place.node_dir)
+    except OSError as error:
+        log.warning("the shim could not be compiled: %s", error)  # each rank does it for itself
     scratch = node.place.memory / "criu" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     try:

@@ -195,15 +195,16 @@ def group_class(c10d: Any) -> Any:
         def _launch(self, name: str, args: Any, kwargs: Any) -> Any:
             if self._coalescing is not None and self._coalescing == threading.get_ident():
                 return getattr(self._real, name)(*args, **kwargs)
-            self.seam.enter(self._sequence, name)
+            seam = self.seam
+            seam.enter(self._sequence, name)
             launched = False
             try:
-                own = self._reduce(name, args, kwargs)
+                own = None if seam.elastic.table is None else self._reduce(name, args, kwargs)
                 if own is not None:
                     launched = True
                     return own
                 if name in BLOCKING:
-                    self.seam.elastic.give()
+                    seam.elastic.give()
                 work = getattr(self._real or self._revive(), name)(*args, **kwargs)
                 launched = True
                 return self._handle(work, COLLECTIVE)
@@ -211,11 +212,11 @@ def group_class(c10d: Any) -> Any:
                 launched = launched or self._judged(error)
                 raise
             finally:
-                self.seam.leave(self._sequence, launched)
+                seam.leave(self._sequence, launched)
 
         def _reduce(self, name: str, args: Any, kwargs: Any) -> Any:
             """The handle of a reduction that is done by ourselves; None where torch does it."""
-            if name not in calls.NAMES or self.seam.elastic.table is None:
+            if name not in calls.NAMES:
                 return None
             birth = self._birth
             sums = self.seam.elastic.sums_of(birth.key, birth.members, birth.rank)
@@ -256,8 +257,9 @@ def group_class(c10d: Any) -> Any:
         def _handle(self, real: Any, kind: str) -> Any:
             if real is None:
                 return None
-            for known in list(islice(self.outstanding.values(), PRUNED_PER_LAUNCH)):
-                known.let_go_if_done()
+            if self.outstanding:
+                for known in list(islice(self.outstanding.values(), PRUNED_PER_LAUNCH)):
+                    known.let_go_if_done()
             work = held_work(self, real, kind)
             self.outstanding[id(work)] = work
             return work

@@ -63,8 +63,18 @@ def work_class(base: Any) -> Any:
         # -- what torch calls
 
         def wait(self, *args: Any, **kwargs: Any) -> Any:
-            with Waiting(self._group.seam), self._gate:
-                return self._wait(args, kwargs)
+            # As `Waiting`, written out: every collective comes through here.
+            seam = self._group.seam
+            seam.step_in()
+            try:
+                with self._gate:
+                    return self._wait(args, kwargs)
+            except BaseException as error:
+                if peer_is_gone(error):
+                    seam.judge(str(error))
+                raise
+            finally:
+                seam.step_out()
 
         def get_future(self) -> Any:
             real = self._real
@@ -140,7 +150,7 @@ def work_class(base: Any) -> Any:
                 return True
             elastic = self._group.seam.elastic
             try:
-                if not real.is_completed():
+                if elastic.ground is not None and not real.is_completed():
                     elastic.give()
                 answer = real.wait(*args, **kwargs)
             except Exception as error:
