@@ -128,6 +128,20 @@ def fleet_of_its_own(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
+def test_a_snapshot_that_does_not_get_to_a_full_store_says_why(tmp_path: Path, folder: Path) -> None:
+    fleet = Fleet(tmp_path / "home", nodes=1)
+    with small(fleet.home / "store", "4m"), running(fleet):
+        job = fleet.submit(counter("ballast = os.urandom(8 << 20)"), folder)
+        job.printed()
+        job.verb("snapshot")
+        wait_for(lambda: job.detail["snapshots"][-1]["trouble"], "the upload has failed")
+        for told in (("snapshot", "ls", job.id), ("show", job.id), ("snapshot", "show", f"{job.id}@latest")):
+            said = fleet.ergo(*told, folder=folder).stdout
+            assert "no room is left" in said and "free some space" in said, said
+        job.printed()
+        job.finished_whole()
+
+
 def _flip(path: Path) -> None:
     """One bit in every 4 KiB of the file is another, wherever it is linked to."""
     with path.open("r+b") as file:

@@ -54,6 +54,7 @@ class Upload:
     total_bytes: int = 0
     cost: Cost | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    trouble: str = ""  # why the last try that has ended did not get there
 
 
 @dataclass(slots=True)

@@ -99,7 +99,8 @@ def settle(node: Node, freeze_id: str) -> None:
         known = node.uploads.get(freeze_id)
         if known is not None and known.running:
             return
-        upload = node.uploads[freeze_id] = Upload(node.clock.monotonic())
+        trouble = known.trouble if known is not None else ""
+        upload = node.uploads[freeze_id] = Upload(node.clock.monotonic(), trouble=trouble)
     threading.Thread(target=_upload, args=(node, freeze_id, upload), daemon=True, name=f"upload-{freeze_id}").start()
 
 
@@ -114,6 +115,8 @@ def _upload(node: Node, freeze_id: str, upload: Upload) -> None:
             now_remote(node, snapshot)
     except SnapshotError as error:  # the store is away or full: the images stay here, and `tending` tries again
         log.warning("snapshot %s has not reached the shared store: %s", freeze_id, error)
+        upload.trouble = str(error)
+        node.changed.set()
     finally:
         upload.running = False
 
@@ -152,6 +155,7 @@ def states(node: Node) -> tuple[SnapshotState, ...]:
                 durability="node",
                 done_bytes=upload.done_bytes,
                 total_bytes=upload.total_bytes,
+                trouble=upload.trouble,
             )
     return tuple(found.values())
 

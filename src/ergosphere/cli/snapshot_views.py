@@ -50,7 +50,7 @@ def _row(one: SnapshotInfo, names: Mapping[str, str], now_s: float) -> Row:
         Cell(span_text(one.stopped_s)),
         Cell(state, style),
     )
-    return Row(cells)
+    return Row(cells, safe_line(one.trouble))
 
 
 def durability(one: SnapshotInfo) -> tuple[str, str]:
@@ -75,6 +75,7 @@ def detail_view(found: SnapshotDetail, now_s: float) -> Group:
     lines: list[RenderableType] = [
         Text.assemble((f"{safe_line(found.job_name)}@{found.id}", "bold"), (name, "cyan"), "  ", (state, style))
     ]
+    lines += [Fact("store", f"not reached yet: {safe_line(found.trouble)}", "yellow")] if found.trouble else []
     lines.append(Fact("taken", f"{span_text(now_s - found.taken_s)} ago ({found.why}), #{found.number}"))
     lines.append(Fact("stood", f"the job stood still for {span_text(found.stopped_s)}"))
     lines += [Fact("copy of", found.origin)] if found.origin else []

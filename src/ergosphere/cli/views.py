@@ -189,6 +189,7 @@ def _snapshots(job: JobDetail, now_s: float) -> list[Text]:
         name = f"  {safe_line(s.name)}" if s.name else ""
         line = f"  {s.id}{name}  {span_text(now_s - s.taken_s)} ago  {s.why}  {cost}, "
         lines.append(Text.assemble(line, (state, style)))
+        lines += [Text(f"    └ {safe_line(s.trouble)}", "yellow")] if s.trouble else []
     return lines
 
 

@@ -27,3 +27,8 @@ class Uploads:
         told = self._told.get(snapshot, {}).values()
         total = sum(state.total_bytes for state in told)
         return min(SHARE_MAX, sum(state.done_bytes for state in told) / total) if total else None
+
+    def trouble(self, snapshot: str) -> str:
+        """Why it has not got there yet; "" while nothing stands in its way."""
+        told = sorted(self._told.get(snapshot, {}).items())
+        return next((f"{node}: {state.trouble}" for node, state in told if state.trouble), "")

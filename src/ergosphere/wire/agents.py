@@ -169,6 +169,7 @@ class SnapshotState(Told):
     durability: Literal["node", "remote"]
     done_bytes: int = 0  # of this node's share, as far as the upload has come
     total_bytes: int = 0
+    trouble: str = ""  # why the last try that has ended did not get there; another one follows
     cost: Cost | None = None  # of an upload that this node has finished
 
 
