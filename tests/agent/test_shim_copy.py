@@ -24,4 +24,6 @@ def test_a_rank_reads_what_the_agent_has_compiled(tmp_path: Path) -> None:
     shim_copy.compile_for(tmp_path)  # as a second agent process does
     shim_copy.give(tmp_path, tmp_path / "rank")
     assert {"sitecustomize", "hook", "patch", "steps"} <= _modules_compiled(tmp_path / "rank")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["early", "rank", "shim"]
+    (tmp_path / "shim-0123").mkdir()
+    shim_copy.compile_for(tmp_path)
+    assert len(list(tmp_path.glob("shim-*"))) == 1, "an older version's copy goes"

@@ -256,6 +256,18 @@ def test_time_calls_for_a_turn_only_where_somebody_may_gain_by_it(waits: Tier | 
     assert guarded(board), "its turn is not over"
 
 
+def test_a_job_that_settles_calls_for_a_turn_where_it_may_be_moved_for_one_that_waits() -> None:
+    """Each of two nodes has a device free: whoever waits fits on neither, until somebody may be moved."""
+    fleet = [node("a"), node("b")]
+    there = [running(name, f"{name[-1]}0", tier=PREMIUM, running_since_s=NOW_S) for name in ("on-a", "on-b")]
+    waits = job("waits", BASIC, ranks=2, together=Together.NODE)
+    board = Board.of(look([*there, waits], fleet), RULES)
+    assert not decide(board, RULES).decisions
+    assert board.advance(NOW_S + RULES.settle_s + 30.0), "heard later than it rang, as with `--period`"
+    [moved] = decide(board, RULES).decisions
+    assert isinstance(moved, Freeze) and moved.job in ("on-a", "on-b")
+
+
 # ---- words and services
 
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from ergosphere.agent import cut
 from ergosphere.agent.cut import CutFailed, CutReached
 from ergosphere.agent.cut_port import LocalRank, collectives_launched
@@ -97,6 +99,16 @@ class Orders:
 
 
 @dataclass
+class Line(Orders):
+    """One that breaks instead: the coordinator lives, and what it posts from then on does not get there."""
+
+    def post(self, order: Callable[..., None], *terms: object) -> None:
+        if self.left == 0:
+            raise OSError("its node is away")
+        super().post(order, *terms)
+
+
+@dataclass
 class MortalPort:
     """A rank as a coordinator reaches it that dies in the middle of its orders."""
 
@@ -122,23 +134,25 @@ class MortalPort:
         self.orders.post(self.port.release, token)
 
 
-def cut_and_die(job, posts: int) -> None:
-    orders = Orders(posts)
+def cut_and_die(job, posts: int, breaks: bool) -> None:
+    """The coordinator dies behind so many orders; or, where it `breaks`, its line to the ranks does."""
+    orders = Line(posts) if breaks else Orders(posts)
     ports = {rank: MortalPort(port, orders) for rank, port in job.ports.items()}
-    with suppress(Died):
+    with suppress(Died, cut.LeftWaiting):
         reached = cut.reach_cut(ports, 60.0, SystemClock())
         if isinstance(reached, CutReached):
             job.generation += 1
             cut.go(ports, reached.parked, job.generation, 60.0, SystemClock())
 
 
-def test_a_coordinator_may_die_behind_any_of_its_orders(launch):
+@pytest.mark.parametrize("breaks", [False, True], ids=["dies", "line breaks"])
+def test_a_coordinator_may_die_behind_any_of_its_orders(launch, breaks):
     plain = launch("everything.py", ROUNDS, ranks=3, shimmed=False)
     assert plain.exits() == [0, 0, 0], plain.errors()
     job = launch("everything.py", ROUNDS, ranks=3)
     job.until(lambda: job.ports[0].view().takes_part)
     for posts in (2, 4, 5, 6, 7, 8, 9, 4):  # three times settle, three times quiesce, and three times go
-        cut_and_die(job, posts)
+        cut_and_die(job, posts, breaks)
         waiting = cut.take_up(job.ports, SystemClock())
         assert waiting == ((0, 1, 2) if 4 <= posts <= 6 else ()), posts
         again = CutReached(waiting) if waiting else job.cut()

@@ -122,7 +122,7 @@ def step(state: CutState, views: Mapping[int, RankView], now_s: float) -> Step:
 def reach_cut(ports: Mapping[int, RankPort], deadline_s: float, clock: Clock) -> Outcome:
     """Brings the ranks behind `ports` to a cut within `deadline_s` seconds. On failure all have been released.
 
-    Raises LeftWaiting where one could not be."""
+    Raises LeftWaiting where one could not be, or could not be told to drop its groups as others were."""
     state = CutState(began_s=clock.monotonic(), deadline_s=deadline_s)
     outcome: Outcome | None = None
     try:
@@ -134,43 +134,57 @@ def reach_cut(ports: Mapping[int, RankPort], deadline_s: float, clock: Clock) ->
             if outcome is None:
                 clock.sleep(LOOK_S)
         return outcome
+    except Exception as error:
+        if isinstance(state.phase, Quiescing):
+            raise LeftWaiting(f"not every rank could be told to drop its groups: {error}") from error
+        raise
     finally:
-        if not isinstance(outcome, CutReached):
+        dropping = outcome is None and isinstance(state.phase, Quiescing)  # who has none left waits for the others'
+        if not isinstance(outcome, CutReached) and not dropping:
             release(ports, token=f"{state.began_s:.6f}")
 
 
 def take_up(ports: Mapping[int, RankPort], clock: Clock) -> tuple[int, ...]:
     """Ends what a coordinator that died had begun: the ranks that now wait at a cut, none where all run.
 
-    Where one was told to go on, those that wait are told the same; else those that were still to drop their groups do.
-    Raises LeftWaiting where some wait and the others do not come.
+    Whoever was still to drop its groups does; where one was told to go on, whoever has dropped them is told the same.
+    Raises LeftWaiting where some wait and the others do not come, or did not find each other.
     """
-    began_s, asked = clock.monotonic(), set[int]()
+    began_s, asked = clock.monotonic(), set[tuple[int, str]]()
     while True:
-        views = {rank: view for rank, port in ports.items() if (view := port.view()).takes_part}
-        waiting = {rank for rank, view in views.items() if view.state is RankState.READY}
-        onward = next((view.told for view in views.values() if view.told.startswith(ONWARD)), "")
-        if not waiting and (onward or not any(view.told == DROP for view in views.values())):
+        views = {rank: port.view() for rank, port in ports.items()}
+        acting = {rank: view for rank, view in views.items() if view.takes_part}
+        waiting = {rank for rank, view in acting.items() if view.state is RankState.READY}
+        onward = next((view.told for view in acting.values() if view.told.startswith(ONWARD)), "")
+        if not waiting and not any(view.told == DROP for view in acting.values()):
+            _check_rebuilt(acting)
             return ()
-        if waiting == views.keys() and not onward:
+        if waiting == acting.keys() and not onward:
             return tuple(sorted(waiting))
-        if clock.monotonic() - began_s > (GO_S_MAX if onward else DROP_S_MAX):
+        if clock.monotonic() - began_s > GO_S_MAX:
             raise LeftWaiting("not all ranks of the job came to a cut, or went on from it")
-        for rank in (waiting if onward else views.keys() - waiting) - asked:
-            if not views[rank].told.startswith(onward or DROP):
-                _say_as_before(ports[rank], onward, tuple(sorted(cut_ledger.read(views).orphans)))
-            asked.add(rank)
+        for rank, view in acting.items():
+            word = onward if rank in waiting else DROP
+            if word and not view.told.startswith((word, *ONWARD)) and (rank, word) not in asked:
+                _say_as_before(ports[rank], word, tuple(sorted(cut_ledger.read(views).orphans)))
+                asked.add((rank, word))
         clock.sleep(LOOK_S)
 
 
-def _say_as_before(port: RankPort, onward: str, orphans: tuple[str, ...]) -> None:
-    match onward.split(maxsplit=1):
+def _say_as_before(port: RankPort, word: str, orphans: tuple[str, ...]) -> None:
+    match word.split(maxsplit=1):
         case ["go", generation]:
             port.go(int(generation))
         case ["release", token]:
             port.release(token)
         case _:
             port.quiesce(orphans)
+
+
+def _check_rebuilt(views: Mapping[int, RankView]) -> None:
+    for rank, view in views.items():
+        if view.told.startswith(ONWARD) and view.answered and view.error is not None:
+            raise LeftWaiting(f"rank {rank} could not rebuild its process groups: {view.error}")
 
 
 def anyone_left(ports: Mapping[int, RankPort]) -> bool:

@@ -111,6 +111,7 @@ def _upload(node: Node, freeze_id: str, upload: Upload) -> None:
         upload.job = snapshot.job
         with node.uploading:  # one after the other: the store is not reached any faster by several
             _send(node, snapshot, upload)
+        upload.trouble = ""
         if storing.is_remote(node, snapshot):
             now_remote(node, snapshot)
     except SnapshotError as error:  # the store is away or full: the images stay here, and `tending` tries again

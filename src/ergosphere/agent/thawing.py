@@ -41,7 +41,6 @@ from ergosphere.snapshots.wrappers import Around, Call
 from ergosphere.wire.agents import CellPlan, LifePlan
 
 RESTORE_S_MAX: Final = 280.0
-GO_S_MAX: Final = 60.0
 MISSING_S: Final = 3.0  # before what is missing is looked for again: lists of stores lag behind by a second or two
 NET_FD: Final = 20  # where CRIU finds the job's network namespace
 
@@ -301,7 +300,10 @@ def run(node: Node, folder: LifeFolder, generation: int) -> None:
     keeper.release(record.snapshot)
     if record.parked:
         ports = {rank: LocalRank(folder.control(rank)) for rank in record.seat.ranks}
-        failed = cut.go(ports, record.parked, generation, GO_S_MAX, node.clock)
+        try:
+            failed = cut.go(ports, record.parked, generation, cut.GO_S_MAX, node.clock)
+        except cut.LeftWaiting as stuck:
+            raise Refused(str(stuck)) from stuck
         if failed is not None:
             raise Refused(failed.reason)
     folder.update(phase="live")

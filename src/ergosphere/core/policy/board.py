@@ -48,7 +48,7 @@ from ergosphere.core.policy.quota import Tree
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.seats import takes_jobs
 from ergosphere.core.policy.shape import Shape, shape_of
-from ergosphere.core.policy.stirring import footing, stirs
+from ergosphere.core.policy.stirring import Others, Span, footing, stirs
 
 TICK_S: Final = 0.001  # the least step between two looks at the same job
 
@@ -200,7 +200,8 @@ class Board:
                 entry = self.entries[JobId(name)]
                 before = footing(entry, self.lines)
                 self._line_again(entry)
-                stirred |= stirs(entry, before, self.lines, self.leavers, now_s, self.rules)
+                others = Others(self.lines, self.leavers, self.rules, self.tree.kept)
+                stirred |= stirs(entry, before, Span(at_s, now_s), others)
         return stirred
 
     def alarm_s(self) -> float:

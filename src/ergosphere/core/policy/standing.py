@@ -25,7 +25,6 @@ FIRST_OF: Final = {Tier.PREMIUM: PREMIUM, Tier.STANDARD: OWED, Tier.BASIC: OVERD
 CLAIMING: Final = frozenset({PREMIUM, OWED, OVERDUE, BORROWED})  # standings in which nobody is passed over for ever
 
 LOST_S: Final = 1.0  # an hour counts as lost so long after its slack is spent
-RIPE_S: Final = 1.0  # a moment is over so long after it
 
 
 def of_waiting(job: JobView, now_s: float, rules: Rules) -> tuple[int, float]:
@@ -133,16 +132,10 @@ def may_claim(job: JobView, urgency: int, now_s: float, rules: Rules) -> bool:
     return claims_since_s(job, urgency, rules) + usual_s <= now_s
 
 
-def ripens(job: JobView, now_s: float, rules: Rules) -> bool:
-    """Whether one that waits has done so for just so long that others leave for it which did not before."""
+def ripens_s(job: JobView, rules: Rules) -> tuple[float, float]:
+    """When one that waits will have done so for just so long that others leave for it which did not before."""
     since_s = _waits_since_s(job)
-    return any(abs(since_s + after_s - now_s) <= RIPE_S for after_s in (rules.patience_s, rules.quantum_s))
-
-
-def settles(job: JobView, now_s: float, rules: Rules) -> bool:
-    """Whether one that runs has done so for just so long that it may be moved for others."""
-    since_s = job.running_since_s
-    return since_s is not None and abs(since_s + rules.settle_s - now_s) <= RIPE_S
+    return since_s + rules.patience_s, since_s + rules.quantum_s
 
 
 def yields(runs: JobView, waits: JobView, since_s: float, now_s: float, rules: Rules) -> bool:
