@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 STEPS = (8, 22)
 MORE = 2000
+HUNG_S = 300  # beyond which a launch says where its threads are
 
 
 class Momentum(torch.optim.Optimizer):
@@ -457,7 +458,8 @@ class Program:
 
 def main():
     faulthandler.enable()
-    faulthandler.dump_traceback_later(25, exit=False)
+    # Well beyond the longest launch: walking the frames of threads that run may end the process.
+    faulthandler.dump_traceback_later(HUNG_S, exit=False)
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     first, count = int(sys.argv[1]), int(sys.argv[2])
     for number in range(first, first + count):
