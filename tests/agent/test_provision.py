@@ -14,6 +14,7 @@ from ergosphere.agent import apt_fetch, apt_sources, provision, self_test
 
 # hosts that are nobody's
 VENDOR, MIRROR, SECURITY, ONE, TWO = "https://vendor", "http://mirror", "http://security", "http://one", "http://two"
+OFF = "http://off"
 ONE_LINE = f"""
 # deb http://commented/debian bookworm main
 deb [arch=amd64 signed-by=/k/vendor.gpg] {VENDOR}/apt bookworm main
@@ -37,12 +38,12 @@ Signed-By:
 
 Enabled: no
 Types: deb
-URIs: http://off/debian
+URIs: {OFF}/debian
 Suites: bookworm
 Components: main
 
 Types: deb
-URIs: http://vendor/linux
+URIs: {VENDOR}/linux
 Suites: nodistro
 Components: main
 Signed-By: /k/vendor.gpg

@@ -66,6 +66,10 @@ class Leavers:
         self._count(entry, urgency, -1, spare, guarded)
         entry.listed = None
 
+    def spare_beyond(self, spared: int) -> int:
+        """The most devices that could be gained by shrinking those beyond a standing."""
+        return sum(self.spare[spared + 1 :])
+
     def add_size(self, entry: Entry) -> None:
         """Whether it could go on with fewer devices, or with more."""
         view, shape = entry.view, entry.shape

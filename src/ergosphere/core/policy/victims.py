@@ -83,7 +83,7 @@ def would_fit(turn: Turn, entry: Entry, urgency: int) -> bool:
 def shrink_peers(turn: Turn, entry: Entry) -> bool:
     """It could not start at all: on its least devices it may, if others of its tier have more than theirs."""
     board, spared = turn.board, standing.FIRST_OF[entry.view.tier] - 1
-    spare = sum(board.leavers.spare[spared + 1 :])
+    spare = board.leavers.spare_beyond(spared)
     if not spare or board.soon.refresh().total + board.promises.devices + spare < fewest(entry.shape):
         return False
     with turn.ignoring_promises():
@@ -91,7 +91,7 @@ def shrink_peers(turn: Turn, entry: Entry) -> bool:
 
 
 def _by_shrinking(turn: Turn, entry: Entry, offer: Offer, spared: int) -> bool:
-    spare = sum(turn.board.leavers.spare[spared + 1 :])
+    spare = turn.board.leavers.spare_beyond(spared)
     if not spare or max(offer.totals.values(), default=0) + spare < offer.devices:
         return False
     chosen = cheapest(_smaller_ones(turn, spared), offer)

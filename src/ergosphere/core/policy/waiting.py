@@ -10,7 +10,7 @@ from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.asking import could_ever_hold, shares_wanted
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.entry import SEATLESS, Entry
-from ergosphere.core.policy.shape import largest
+from ergosphere.core.policy.shape import fewest, largest
 from ergosphere.core.policy.standing import waits
 from ergosphere.core.policy.turn import Ask, Counts, Turn
 
@@ -122,7 +122,7 @@ def unsuitable(board: Board, entry: Entry) -> Reason | None:
     if shape.barred and could_ever_hold(board, replace(shape, barred=frozenset())):
         return reasons.unfit(job)
     most, whole, suited = most_it_could_have(board, entry)
-    if most >= shape.ranks // shape.shares[-1]:
+    if most >= fewest(shape):
         return None
     if suited == 0 and (job.speeds or job.device_bytes or job.regions):
         return reasons.unsuited(job)
