@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,11 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ergosphere.agent import shim_copy
 from ergosphere.agent.cut_port import LocalRank
 from ergosphere.shim.ergo_shim import table as tables
 from ergosphere.shim.ergo_shim.table import Table
 
-SHIM = Path(__file__).parent.parent / "src/ergosphere/shim"
 PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE_S = 170.0
 
@@ -55,7 +54,8 @@ def run(seats: Seats, program: str, *arguments: str) -> list[dict[str, Any]]:
 
 
 def _prepare(place: Path, memory: Path, seats: Seats) -> None:
-    shutil.copytree(SHIM, place / "shim")
+    shim_copy.compile_for(place)
+    shim_copy.give(place, place / "shim")
     for rank in range(seats.ranks if seats.devices else 0):
         LocalRank.create(place / f"control{rank}")
         hosts = [device.split("/")[0] for device in seats.devices]

@@ -40,7 +40,7 @@ def cast(port: int) -> tuple[Role, ...]:
         Role(
             "digits",
             "DDP on handwritten digits, 4 ranks",
-            ("torchrun", "--nproc-per-node", "4", "digits_ddp.py", "--steps", "160"),
+            ("torchrun", "--nproc-per-node", "4", "digits_ddp.py", "--steps", "140"),
             "standard",
             (
                 Blow(Kind.SNAPSHOT, 0.10, 0),
@@ -54,7 +54,7 @@ def cast(port: int) -> tuple[Role, ...]:
         Role(
             "chargpt",
             "character-level GPT, DataLoader workers",
-            ("python", "chargpt.py", "--steps", "130", "--save-every", "30", "--sample", "120"),
+            ("python", "chargpt.py", "--steps", "115", "--save-every", "30", "--sample", "120"),
             "basic",
             (Blow(Kind.PAUSE, 0.50, 0.9), Blow(Kind.MOVE, 0.80, 0)),
         ),
@@ -69,7 +69,7 @@ def cast(port: int) -> tuple[Role, ...]:
         Role(
             "primes",
             "a shell script: sh, awk, tee, sort",
-            ("sh", "primes.sh", "--steps", "180"),
+            ("sh", "primes.sh", "--steps", "160"),
             "standard",
             (
                 Blow(Kind.SNAPSHOT, 0.10, 0),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,12 +53,17 @@ class Program:
     command: tuple[str, ...]
 
 
-SHORT = (
-    Program("digits", ("torchrun", "--nproc-per-node", "2", "digits_ddp.py", "--steps", "60")),
-    Program("chargpt", ("python", "chargpt.py", "--steps", "60", "--save-every", "15", "--sample", "40")),
-    Program("serve", ("python", "serve.py", "--port", "8000", "--steps", "100", "--requests", "300")),
-    Program("primes", ("sh", "primes.sh", "--steps", "120")),
-)
+def short_programs() -> tuple[Program, ...]:
+    """The server's port is free on this machine: its undisturbed run has no network of its own."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return (
+        Program("digits", ("torchrun", "--nproc-per-node", "2", "digits_ddp.py", "--steps", "60")),
+        Program("chargpt", ("python", "chargpt.py", "--steps", "60", "--save-every", "15", "--sample", "40")),
+        Program("serve", ("python", "serve.py", "--port", port, "--steps", "100", "--requests", "300")),
+        Program("primes", ("sh", "primes.sh", "--steps", "120")),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class Storm:
     dice: Dice
     say: Callable[[str], None]
     folder: Path
-    programs: tuple[Program, ...] = SHORT
+    programs: tuple[Program, ...] = field(default_factory=short_programs)
     history: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     dealt: Counter[Kind] = field(default_factory=Counter)

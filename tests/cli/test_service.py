@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def here(tmp_path: Path) -> Iterator[Desk]:
     stop(desk)
 
 
+def servers_of(here: Desk) -> list[int]:
+    """Processes, zombies aside, that were started for this home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(here.home).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
 def stop(here: Desk) -> None:
     if service._answering(here) is not None:
         with here.client() as client:
@@ -37,6 +48,7 @@ def test_two_at_once_start_one_server_that_outlives_us_and_is_started_again_when
         one, other = both.map(lambda _: service.bring_up(here, NO_NODES), range(2))
     assert (one.url, one.token, one.status.pid) == (other.url, other.token, other.status.pid)
     assert os.getsid(one.status.pid) == one.status.pid, "it has a session of its own"
+    assert servers_of(here) == [one.status.pid], "whoever was slower has given way"
     assert (here.home / "server" / "token").stat().st_mode & 0o777 == 0o600
 
     again = service.bring_up(here, NO_NODES)

@@ -216,7 +216,7 @@ def test_periodic_snapshots_are_taken_and_old_ones_dropped(world: World, user: U
     wait_for(lambda: len(world.snapshots) >= 5, "five snapshots")
     wait_for(lambda: world.agents[node].dropped, "old ones are dropped")
     seen = user.job(job)
-    assert seen["phase"] == "running" and len(seen["snapshots"]) <= 3
+    assert seen["phase"] == "running" and 1 <= len(seen["snapshots"]) <= 3
     assert all(one["why"] == "periodic" for one in seen["snapshots"])
 
 

@@ -114,6 +114,7 @@ def _await_server(here: Desk, wanted: Wanted) -> tuple[str, str, StatusInfo]:
     while here.clock.monotonic() < deadline_s:
         found = _answering(here)
         if found is not None:
+            _give_way(server, found[2].pid)
             return found
         status = server.poll()
         if status not in (None, HELD_STATUS):
@@ -125,6 +126,13 @@ def _await_server(here: Desk, wanted: Wanted) -> tuple[str, str, StatusInfo]:
         remedy = f"end that server, then `ergo up` again; {here.home / 'server' / 'server.log'} is its log"
         raise CliError(f"another server holds {here.home} and does not answer", remedy, ExitCode.REFUSED)
     raise _failed(here, f"the server did not answer within {START_S_MAX:.0f} s")
+
+
+def _give_way(server: subprocess.Popen[bytes], answering: int) -> None:
+    """Another one was quicker than ours, which must not wait to take its place when that one is brought down."""
+    if server.pid != answering:
+        server.kill()
+        server.wait()
 
 
 def _lock_is_free(home: Path) -> bool:
