@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,8 +15,7 @@ from pathlib import Path
 import pytest
 from tests.shim.sharing import Places
 
-from ergosphere import shim
-from ergosphere.agent import cut
+from ergosphere.agent import cut, shim_copy
 from ergosphere.agent.cut import CutFailed, CutReached
 from ergosphere.agent.cut_port import LocalRank
 from ergosphere.system import SystemClock
@@ -30,14 +28,23 @@ class Job:
     """A few ranks of one program. Without a shim they are what the program is measured against."""
 
     def __init__(
-        self, folder: Path, program: str, arguments: list[str], ranks: int, shimmed: bool, devices: Sequence[str] = ()
+        self,
+        folder: Path,
+        program: str,
+        arguments: list[str],
+        ranks: int,
+        node_dir: Path | None,
+        devices: Sequence[str] = (),
     ) -> None:
-        """`devices`: host/device of each rank, in a share table; without them there is no table."""
+        """`node_dir`: where the compiled shim lies; None: without one. `devices`: host/device of each rank, in a share
+        table; without them there is no table."""
+        if node_dir is not None:
+            shim_copy.give(node_dir, folder / "shim")
         self.folder = folder
         self.generation = 0
         ports = ",".join(str(port) for port in free_ports(2))
         self.controls = [folder / f"control{rank}" for rank in range(ranks)]
-        self.ports = {rank: LocalRank.create(path) for rank, path in enumerate(self.controls)} if shimmed else {}
+        self.ports = {rank: LocalRank.create(path) for rank, path in enumerate(self.controls)} if node_dir else {}
         self.places = Places(self.controls) if devices else None
         if self.places is not None:
             self.places.seat(devices)
@@ -50,8 +57,6 @@ class Job:
         environment |= {"MASTER_PORT": ports.split(",")[0], "MASTER_PORTS": ports, "OMP_NUM_THREADS": "1"}
         environment |= {"ERGO_CONTROL": str(self.controls[rank]), "ERGO_ADDRESS": "127.0.0.1"}
         environment["PYTHONPATH"] = str(self.folder / "shim") if self.ports else ""
-        if self.ports and not (self.folder / "shim").exists():
-            shutil.copytree(Path(shim.__file__).parent, self.folder / "shim")
         with open(self.output(rank), "wb") as out, open(self.folder / f"err{rank}", "wb") as err:
             command = [sys.executable, "-W", "ignore", str(PROGRAMS / program), *arguments]
             return subprocess.Popen(command, env=environment, stdout=out, stderr=err)
@@ -108,15 +113,24 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="session")
+def node_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the shim in it, compiled, as an agent lays it down."""
+    folder = tmp_path_factory.mktemp("node")
+    shim_copy.compile_for(folder)
+    return folder
+
+
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+def launch(tmp_path: Path, node_dir: Path) -> Iterator[Callable[..., Job]]:
     """launch(program, *arguments, ranks=2, shimmed=True, devices=()) -> Job; all are ended afterwards."""
     jobs: list[Job] = []
 
     def start(program: str, *arguments: str, ranks: int = 2, shimmed: bool = True, devices: Sequence[str] = ()) -> Job:
         folder = tmp_path / f"job{len(jobs)}"
         folder.mkdir()
-        jobs.append(Job(folder, program, list(arguments), len(devices) or ranks, shimmed, devices))
+        shim_dir = node_dir if shimmed else None
+        jobs.append(Job(folder, program, list(arguments), len(devices) or ranks, shim_dir, devices))
         return jobs[-1]
 
     yield start

@@ -1,8 +1,8 @@
 """Training programs as people write them, one after another in one process, each made from a seed. Knows of no shim.
 
-trainings.py FIRST COUNT: programs FIRST to FIRST + COUNT - 1. For each a line with a digest of all losses, weights,
-optimizer state and random numbers. A number tells everything about a program: it can be run again on its own. What was
-added later comes in from MORE on, so that smaller numbers stay the programs they were."""
+trainings.py FIRST:COUNT[,FIRST:COUNT...]: COUNT programs from FIRST on, and so on. For each a line with a digest of all
+losses, weights, optimizer state and random numbers. A number tells everything about a program: it can be run again on
+its own. What was added later comes in from MORE on, so that smaller numbers stay the programs they were."""
 
 import copy
 import faulthandler
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 STEPS = (8, 22)
 MORE = 2000
-HUNG_S = 300  # beyond which a launch says where its threads are
+HUNG_S = 150  # of one program, beyond which it says where its threads are
 
 
 class Momentum(torch.optim.Optimizer):
@@ -458,11 +458,11 @@ class Program:
 
 def main():
     faulthandler.enable()
-    # Well beyond the longest launch: walking the frames of threads that run may end the process.
-    faulthandler.dump_traceback_later(HUNG_S, exit=False)
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
-    first, count = int(sys.argv[1]), int(sys.argv[2])
-    for number in range(first, first + count):
+    spans = [[int(word) for word in span.split(":")] for span in sys.argv[1].split(",")]
+    for number in [number for first, count in spans for number in range(first, first + count)]:
+        # Well beyond the longest one: walking the frames of threads that run may end the process.
+        faulthandler.dump_traceback_later(HUNG_S, exit=False)
         began_s = time.monotonic()
         program = Program(number)
         print(number, program.name, file=sys.stderr, flush=True)
