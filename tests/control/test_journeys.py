@@ -213,8 +213,12 @@ def test_a_lasting_obstacle_takes_the_job_a_rung_down_with_the_reason(world: Wor
 def test_periodic_snapshots_are_taken_and_old_ones_dropped(world: World, user: User) -> None:
     job = user.submit(snapshot_every_s=0.2)
     node = user.until(job, "running")["nodes"][0]
-    wait_for(lambda: len(world.snapshots) >= 5, "five snapshots")
-    wait_for(lambda: world.agents[node].dropped, "old ones are dropped")
+
+    def own() -> set[str]:
+        return {one.id for one in list(world.snapshots.values()) if one.job == job}
+
+    wait_for(lambda: len(own()) >= 5, "five snapshots")
+    wait_for(lambda: world.agents[node].dropped & own(), "old ones are dropped")
     seen = user.job(job)
     assert seen["phase"] == "running" and 1 <= len(seen["snapshots"]) <= 3
     assert all(one["why"] == "periodic" for one in seen["snapshots"])

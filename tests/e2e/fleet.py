@@ -432,6 +432,17 @@ def running(fleet: Fleet) -> Iterator[Fleet]:
     assert not left_over, "\n".join(left_over)
 
 
+@contextmanager
+def small(folder: Path, size: str = "1m") -> Iterator[None]:
+    """A folder in memory with next to no space."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "small", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 def _tools() -> Path:
     """CRIU as the checkout has it, else provided once for all of the machine's test runs."""
     made = ROOT / ".venv" / "criu"

@@ -6,13 +6,11 @@ import errno
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.e2e.fleet import Fleet, Job, counter, running, wait_for
+from tests.e2e.fleet import Fleet, Job, counter, running, small, wait_for
 
 IO_URING = """
 import ctypes
@@ -79,17 +77,6 @@ def test_what_was_in_the_way_can_be_tried_again_once_it_is_gone(fleet: Fleet, fo
 
 
 FULL = re.compile("is full|no room is left")
-
-
-@contextmanager
-def small(folder: Path, size: str = "1m") -> Iterator[None]:
-    """A folder in memory with next to no space."""
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "small", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("place", ["images", "pool"])

@@ -7,10 +7,11 @@ from typing import Any, Final, Literal
 
 from ergosphere.agent.ports import CellPort
 from ergosphere.snapshots.manifest import Manifest
-from ergosphere.wire.agents import Answer, Cost, Order
+from ergosphere.wire.agents import Answer, Cost, EndOrder, Order
 
 AWAY: Final = "StoreUnreachable"
 PASSING: Final = frozenset({AWAY, "NotFound", "NotUnderstood"})  # neither the job's fault nor its snapshot's
+NOT_HOME_YET: Final = PASSING | {"StoreFull", ""}  # of results; "": another cell's agent did not answer
 TOO_NEW: Final = "TooNew"  # one that lasts until this machine is updated
 
 
@@ -30,8 +31,9 @@ def done(order: Order, **fields: Any) -> Answer:
 
 
 def kind_of(error: Exception) -> str:
-    """The name of its class; by mail nothing else has come."""
-    return getattr(error.__cause__, "kind", "") or type(error).__name__
+    """The name of its class; by mail nothing else has come. "" where a call was not answered at all."""
+    told: str | None = getattr(error.__cause__, "kind", None)
+    return type(error).__name__ if told is None else told
 
 
 def failed(order: Order, error: Exception) -> Answer:
@@ -45,7 +47,7 @@ def failed(order: Order, error: Exception) -> Answer:
         error=getattr(error, "cause", "") or str(error) or type(error).__name__,
         remedy=getattr(error, "remedy", ""),
         lasting=getattr(error, "lasting", False) or kind == TOO_NEW,
-        transient=kind in PASSING,
+        transient=kind in (NOT_HOME_YET if isinstance(order, EndOrder) else PASSING),
         damaged=getattr(error, "damaged", ()),
         gone=getattr(error, "gone", False),
         exit_code=getattr(error, "exit_code", None),

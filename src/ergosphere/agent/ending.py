@@ -20,7 +20,11 @@ FLUSH_S_MAX: Final = 60.0  # a server that is away for longer has the logs up to
 
 
 def end(node: Node, folder: LifeFolder, grace_s: float, collect: bool) -> dict[str, Any]:
-    """Stop what is left of the cell. With `collect` its files become the job's results and its logs are shipped."""
+    """Stop what is left of the cell. With `collect` its files become the job's results and its logs are shipped.
+
+    Errors: those of `results.save_result`; nothing runs any more then, the files are still here, and it can be asked
+    for again.
+    """
     record = folder.read()
     if record is None:
         return {"results": None, "notes": []}
@@ -28,10 +32,10 @@ def end(node: Node, folder: LifeFolder, grace_s: float, collect: bool) -> dict[s
         keeper = node.keeper(folder.key)
         if keeper is not None:
             _stop(node, keeper, grace_s)
-        collected = _collect(node, folder, record) if collect else None
         if collect:
             _note_hint(folder, record, keeper)
         _take_down(node, folder.key, record)
+        collected = _collect(node, folder, record) if collect else None
         record = folder.update(phase="ended", results=collected)
         node.changed.set()
     node.shipper.flush(folder, FLUSH_S_MAX)  # after the answer the server may say forget

@@ -89,7 +89,8 @@ class Orders:
                         self._under_way.discard(order.order_id)
                     return
                 log.info("answer %s ok=%s %.3fs %s", order.order_id, answered.ok, answered.took_s, answered.error)
-            self._keep(answered)
+            if not _comes_again(order, answered):
+                self._keep(answered)
         try:
             self.link.answer(answered)
         except ServerAway:
@@ -99,7 +100,13 @@ class Orders:
                 self._under_way.discard(order.order_id)
 
     def _keep(self, answer: Answer) -> None:
+        """It is given again when its order comes again."""
         with self._lock:
             self._answered[answer.order_id] = answer
             while len(self._answered) > ANSWERS_KEPT:
                 self._answered.popitem(last=False)
+
+
+def _comes_again(order: Order, answer: Answer) -> bool:
+    """Results that cannot be brought home now are not given up: the server leaves the order open."""
+    return isinstance(order, EndOrder) and not answer.ok and answer.transient

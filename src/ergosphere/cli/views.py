@@ -82,7 +82,7 @@ def _queue_row(job: JobInfo, now_s: float) -> Row:
 def phase_cell(job: JobInfo) -> Cell:
     """The phase in its colour; a pause by the owner is said as such."""
     text = "paused" if job.paused and job.phase is Phase.FROZEN else str(job.phase)
-    if job.rung is Rung.COOPERATIVE and job.phase in (Phase.RUNNING, Phase.FREEZING):
+    if job.rung is not Rung.TRANSPARENT and job.phase in (Phase.RUNNING, Phase.FREEZING):
         text += f" ({job.rung})"
     return Cell(text, PHASE_STYLES[job.phase])
 

@@ -78,9 +78,9 @@ def explanation(ledger: Ledger, rules: Rules, ref: str) -> Explanation:
     with ledger.read() as look:
         job = find_job(look, ref)
         phase, reason, remedy = job.phase, job.reason, job.remedy
-        rung = f"{job.rung}: {job.rung_because}" if job.rung is Rung.COOPERATIVE else ""
+        rung = f"{job.rung}: {job.rung_because}" if job.rung is not Rung.TRANSPARENT else ""
         job_id = JobId(job.id)
-    explained = None if phase in ENDED else explain(ledger.picture(), rules, job_id)
+    explained = None if phase in ENDED or phase is Phase.ENDING else explain(ledger.picture(), rules, job_id)
     if explained is None:
         return Explanation(job=job_id, phase=phase, reason=reason, remedy=remedy, rung=rung)
     words = [explained.reason.remedy, *explained.changes]

@@ -144,6 +144,9 @@ class Inbox:
                 lives.cleared(change, job)
             case "end", Phase.CLEARING, False:  # `watch` waits until no node reports anything of it
                 change.note(job, agent(order.node), "clear-failed", f"not all of it is cleared yet: {answer.error}")
+            case "end", Phase.ENDING, False if answer.transient:
+                order.state = OrderState.ISSUED  # said again soon: results are not given up while the store is away
+                lives.not_home_yet(change, job, answer)
             case "end", Phase.ENDING, _:
                 lives.collected(change, job, answer.results, "" if answer.ok else answer.error)
             case _:

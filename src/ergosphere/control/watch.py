@@ -150,8 +150,8 @@ class Watch:
                 lives.lose(change, job, f"{', '.join(gone)} went away while it was {job.phase}")
             case Phase.CLEARING:
                 _clear(round_, job)
-            case Phase.ENDING if coordinator(job) in gone:
-                _end_without_node(change, job)
+            case Phase.ENDING if coordinator(job) in gone or (gone and lives.is_not_home(job)):
+                _end_without_node(change, job, gone)
             case _:
                 return
 
@@ -381,9 +381,9 @@ def _clear(round_: _Round, job: JobRow) -> None:
         lives.cleared(round_.change, job)
 
 
-def _end_without_node(change: Change, job: JobRow) -> None:
+def _end_without_node(change: Change, job: JobRow, gone: list[str]) -> None:
     """Nobody can bring results home: a success is done again from its snapshot, any other end stands."""
-    words = f"its node {coordinator(job)} went away while it was ending"
+    words = f"{', '.join(gone)} went away while it was ending"
     if job.outcome is Phase.SUCCEEDED:
         lives.lose(change, job, f"{words}, and its results with it", counted=False)
     else:

@@ -226,7 +226,7 @@ class Explanation(Wire):
     remedy: str
     requirements: tuple[str, ...] = ()
     ahead: tuple[str, ...] = ()
-    rung: str = ""  # where it is asked to save itself instead of being frozen: that, and why
+    rung: str = ""  # where it cannot be frozen: what is done instead, and why
 
 
 class NodeInfo(Wire):

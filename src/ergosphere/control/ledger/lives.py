@@ -20,6 +20,8 @@ from ergosphere.core.model import Freeze, Outcome, Phase, Placement, Rung, Start
 from ergosphere.core.policy.seats import cells_of
 from ergosphere.wire.agents import Answer
 
+NOT_HOME: Final = "; its results are not home yet: "  # between an outcome and why
+NEVER_HOME: Final = "; its results could not be brought home: "  # likewise
 BACK_OFF_FIRST_S: Final = 1.0  # after a start, thaw or freeze that failed; doubles with each in a row
 BACK_OFF_MAX_S: Final = 60.0
 BACK_OFF_DOUBLINGS: Final = 6  # from the first to the longest
@@ -248,6 +250,23 @@ def end(change: Change, job: JobRow, verdict: Verdict, actor: str = SERVER) -> N
     orders.issue_end(change, job, 0.0, collect=True)
 
 
+def not_home_yet(change: Change, job: JobRow, answer: Answer) -> None:
+    """Nothing runs any more; its results stay with their nodes until they can be brought home."""
+    reason = f"{_outcome_text(job)}{NOT_HOME}{answer.error}"
+    if job.reason != reason:
+        change.note(job, agent(coordinator(job)), "results-wait", f"its results are not home yet: {words_of(answer)}")
+    job.reason, job.remedy = reason, answer.remedy or "nothing is lost: it is tried again every few seconds"
+
+
+def is_not_home(job: JobRow) -> bool:
+    """Whether it has ended and somebody tried in vain to bring its results home."""
+    return NOT_HOME in job.reason
+
+
+def _outcome_text(job: JobRow) -> str:
+    return job.reason.partition(NOT_HOME)[0]
+
+
 def collected(change: Change, job: JobRow, results: str | None, trouble: str = "") -> None:
     """Everything is stopped and home (or cannot be brought home, which is said)."""
     assert job.outcome is not None, "an ending job has an outcome"
@@ -257,7 +276,8 @@ def collected(change: Change, job: JobRow, results: str | None, trouble: str = "
         Phase.FAILED: Event.ENDED_FAILED,
         Phase.CANCELLED: Event.ENDED_CANCELLED,
     }
-    text = job.reason if not trouble else f"{job.reason}; its results could not be brought home: {trouble}"
+    text = _outcome_text(job)
+    text = f"{text}{NEVER_HOME}{trouble}" if trouble else text
     change.drop_orders(job)
     change.step(job, events[job.outcome], agent(coordinator(job)), text)
     _ended(change, job)

@@ -1,0 +1,69 @@
+"""What a job leaves behind comes home, whatever the store does while the job ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.e2e.fleet import Fleet, Job, counter, is_whole, small, wait_for
+
+
+def ends_with_a_file(fleet: Fleet, folder: Path) -> Job:
+    job = fleet.submit(counter(then="open('made.txt', 'w').write('precious')"), folder)
+    job.printed()
+    return job
+
+
+def waits_for_the_store(job: Job, because: str) -> None:
+    """It has ended, nothing of it runs, and it says what its results wait for."""
+    for work in job.fleet.home.glob(f"nodes/*/lives/{job.id}.*/work"):
+        (work / "stop").touch()
+    found = wait_for(lambda: (now := job.detail)["phase"] == "ending" and because in now["reason"] and now, because)
+    assert "its results are not home yet" in found["reason"] and found["remedy"], found
+    groups = [group for node in job.nodes for above in job.fleet.group(node) for group in above.glob(f"{job.id}.*")]
+    assert not groups, "no process is left of it, and nothing that kept them"
+
+
+def came_home(job: Job) -> None:
+    ended = job.ended("succeeded")
+    assert job.file("made.txt") == b"precious" and is_whole(job.out()), job.story(ended)
+    assert "home" not in ended["reason"] and len(job.told("results-wait")) >= 1
+
+
+def test_results_wait_for_a_store_that_is_away(fleet: Fleet, folder: Path) -> None:
+    job = ends_with_a_file(fleet, folder)
+    store, aside = fleet.home / "store", fleet.home / "store.aside"
+    store.rename(aside)
+    try:
+        waits_for_the_store(job, "is not a store")
+        told = fleet.ergo("explain", job.id, folder=folder).stdout
+        assert "not home yet" in told, told
+    finally:
+        aside.rename(store)
+    came_home(job)
+
+
+def test_results_wait_for_room_in_the_store(fleet: Fleet, folder: Path) -> None:
+    job = ends_with_a_file(fleet, folder)
+    with small(fleet.home / "store" / ".aside", "4k"):
+        (fleet.home / "store" / ".aside" / "fill").write_bytes(b"x" * 4096)
+        waits_for_the_store(job, "no room is left")
+    came_home(job)
+
+
+@pytest.mark.parametrize("who", ["server", "agent"])
+def test_results_that_wait_outlive_the_death_of(fleet: Fleet, folder: Path, who: str) -> None:
+    job = ends_with_a_file(fleet, folder)
+    store, aside = fleet.home / "store", fleet.home / "store.aside"
+    store.rename(aside)
+    try:
+        waits_for_the_store(job, "is not a store")
+        if who == "server":
+            fleet.kill_server()
+        else:
+            fleet.kill_agent(job.nodes[0])
+    finally:
+        aside.rename(store)
+    if who == "server":
+        fleet.start()
+    came_home(job)
