@@ -21,7 +21,9 @@ def places(tmp_path):
 
 def come_home(home, copy, submitted, force=False):
     choice = choose(submitted, (Result(0, tree_of(copy)),))
-    return bring(choice, submitted, home, lambda entry: (copy / entry.path).read_bytes(), force), choice
+    return bring(
+        choice, submitted, home, lambda entry, dest: dest.write_bytes((copy / entry.path).read_bytes()), force
+    ), choice
 
 
 def test_only_what_the_job_changed_comes_home(places):

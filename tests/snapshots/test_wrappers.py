@@ -17,6 +17,7 @@ from ergosphere.snapshots import records, remote, thawing
 from ergosphere.snapshots.blobs import get_blob, put_blob
 from ergosphere.snapshots.caching import Cached
 from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, StoreError, StoreUnreachable
+from ergosphere.snapshots.framing import FRAME_SIZE, TAG_SIZE
 from ergosphere.snapshots.keys import load_keys
 from ergosphere.snapshots.memory_store import MemoryStore
 from ergosphere.snapshots.object_store import ObjectStore
@@ -185,6 +186,40 @@ def test_records_are_sealed_and_a_keeper_without_a_key_still_decides(store: Fold
     assert resolve(str(store.folder), "f3") == "abort"
     records.sweep_record(sealed(store), "f1")
     assert resolve(str(store.folder), "f1") == "commit"
+
+
+@pytest.mark.parametrize("size", [FRAME_SIZE, FRAME_SIZE + 1, 2 * FRAME_SIZE, 2 * FRAME_SIZE + 5])
+def test_large_files_are_sealed_frame_by_frame(store: FolderStore, tmp_path: Path, size: int) -> None:
+    file = tmp_path / "result"
+    file.write_bytes(random.Random(size).randbytes(size))
+    assert sealed(store).put("blobs/a", file, if_absent=True)
+    assert not sealed(store).put("blobs/a", file, if_absent=True)
+    sealed(store).fetch("blobs/a", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == file.read_bytes() == sealed(store).get("blobs/a")
+    assert [one.size for one in sealed(store).list("blobs/")] == [size]
+    assert file.read_bytes()[:100] not in store.get("blobs/a")
+
+
+@pytest.mark.parametrize("spoilt", ["cut", "exchanged", "elsewhere", "flipped"])
+def test_frames_are_neither_cut_off_nor_exchanged_unnoticed(store: FolderStore, tmp_path: Path, spoilt: str) -> None:
+    file = tmp_path / "result"
+    file.write_bytes(random.Random(1).randbytes(2 * FRAME_SIZE + 5))
+    sealed(store).put("blobs/a", file)
+    content, step = store.get("blobs/a"), FRAME_SIZE + TAG_SIZE
+    head, first, second, rest = content[:32], content[32 : 32 + step], content[32 + step : 32 + 2 * step], content[-21:]
+    changed = {
+        "cut": head + first + second,
+        "exchanged": head + second + first + rest,
+        "elsewhere": content,
+        "flipped": content[:-1] + bytes([content[-1] ^ 1]),
+    }
+    store.put("blobs/b" if spoilt == "elsewhere" else "blobs/a", changed[spoilt])
+    key = "blobs/b" if spoilt == "elsewhere" else "blobs/a"
+    with pytest.raises(Forged):
+        sealed(store).fetch(key, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    with pytest.raises(Forged):
+        sealed(store).get(key)
 
 
 def test_a_forged_or_foreign_record_is_refused(store: FolderStore, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from ergosphere.cli.errors import CliError, ExitCode
@@ -19,6 +19,8 @@ from ergosphere.system import server_is_gone
 
 ANSWER_S_MAX: Final = 30.0  # beyond what a request itself asks the server to wait
 _CONNECT_S_MAX: Final = 5.0
+_LARGE_S_MAX: Final = 600.0  # until a large file begins to come: the server verifies it before
+_PIECE: Final = 1 << 20  # bytes
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 Query = Mapping[str, str | int | float | bool | None]
@@ -136,6 +138,11 @@ class Client:
         """The raw bytes that a GET answers."""
         return self.request("GET", path, query)
 
+    def save(self, path: str, dest: Path) -> None:
+        """The raw bytes that a GET answers, however many, in a new file."""
+        with dest.open("xb") as into:
+            self.request("GET", path, patience_s=_LARGE_S_MAX, into=into)
+
     def request(
         self,
         method: str,
@@ -145,26 +152,36 @@ class Client:
         *,
         kind: str = "application/json",
         patience_s: float = 0.0,
+        into: IO[bytes] | None = None,
     ) -> bytes:
-        """The answer's body. Raises Unreachable, or Refusal with the server's own cause and remedy."""
+        """The answer's body; with `into` it goes there.
+
+        Raises Unreachable, or Refusal with the server's own cause and remedy.
+        """
         asked = {k: _text(v) for k, v in (query or {}).items() if v is not None}
         wait_s = max(patience_s, float(asked.get("wait_s", 0)))
         target = path + (f"?{urlencode(asked)}" if asked else "")
         headers = {"Authorization": f"Bearer {self.door.token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = kind
-        status, data = self._exchange(method, target, body, headers, ANSWER_S_MAX + wait_s)
+        status, data = self._exchange(method, target, body, headers, ANSWER_S_MAX + wait_s, into)
         if status >= 400:
             raise _refusal(status, data, self.door)
         return data
 
     def _exchange(
-        self, method: str, target: str, body: bytes | None, headers: dict[str, str], patience_s: float
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        patience_s: float,
+        into: IO[bytes] | None,
     ) -> tuple[int, bytes]:
         """Send and receive; once more on a fresh connection when the kept one had been closed meanwhile."""
         kept = self._connection is not None
         try:
-            return self._once(method, target, body, headers, patience_s)
+            return self._once(method, target, body, headers, patience_s, into)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as fault:
             self.close()
             if not kept:
@@ -173,13 +190,19 @@ class Client:
             self.close()
             raise _unreachable(self.door, fault) from fault
         try:
-            return self._once(method, target, body, headers, patience_s)
+            return self._once(method, target, body, headers, patience_s, into)
         except (OSError, http.client.HTTPException) as fault:
             self.close()
             raise _unreachable(self.door, fault) from fault
 
     def _once(
-        self, method: str, target: str, body: bytes | None, headers: dict[str, str], patience_s: float
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        patience_s: float,
+        into: IO[bytes] | None,
     ) -> tuple[int, bytes]:
         if self._connection is None:
             self._connection = _connect(self.door)
@@ -187,7 +210,13 @@ class Client:
         self._connection.sock.settimeout(patience_s)
         self._connection.request(method, target, body, headers)
         response = self._connection.getresponse()
-        data = response.read()
+        data = b""
+        if into is None or response.status >= 400:
+            data = response.read()
+        else:
+            into.truncate(into.seek(0))
+            while piece := response.read(_PIECE):
+                into.write(piece)
         if response.will_close:
             self.close()
         return response.status, data

@@ -75,12 +75,11 @@ def bring_home(here: Desk, client: Client, job: str, wish: Wish) -> tuple[Brough
     with screen.progress("bringing results home", here.clock) as advance:
         done = 0
 
-        def get(entry: Entry) -> bytes:
+        def get(entry: Entry, dest: Path) -> None:
             nonlocal done
-            data = get_blob(client, entry.digest)
+            save_blob(client, entry.digest, dest)
             done += 1
             advance(done, len(choice.picks), safe_line(entry.path))
-            return data
 
         return bring(choice, submitted, wish.folder, get, wish.force), choice
 
@@ -109,10 +108,25 @@ def get_blob(client: Client, digest: str) -> bytes:
 
     data = client.get_bytes(f"/v1/blobs/{digest}")
     if digest_bytes(data) != digest:
-        raise CliError(
-            f"the server sent something else than {digest[:12]}", "try again; server/server.log may say more"
-        )
+        raise _something_else(digest)
     return data
+
+
+def save_blob(client: Client, digest: str, dest: Path) -> None:
+    """Likewise, however large it is, as a new file; on an error there is none."""
+    from ergosphere.snapshots.digests import digest_file
+
+    try:
+        client.save(f"/v1/blobs/{digest}", dest)
+        if digest_file(dest) != digest:
+            raise _something_else(digest)
+    except BaseException:
+        dest.unlink(missing_ok=True)
+        raise
+
+
+def _something_else(digest: str) -> CliError:
+    return CliError(f"the server sent something else than {digest[:12]}", "try again; server/server.log may say more")
 
 
 def report(brought: Brought, choice: Choice, folder: Path, job: str) -> None:

@@ -13,7 +13,7 @@ from ergosphere.snapshots.tree import Difference, Entry, Kind, Tree, compare
 
 LISTED_MAX: Final = 8  # paths named in one sentence
 
-Fetch = Callable[[Entry], bytes]  # the file's content
+Fetch = Callable[[Entry, Path], None]  # writes the file's content there, where nothing is yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _write(path: Path, pick: Pick, fetch: Fetch) -> bool:
     if entry.kind is Kind.SYMLINK:
         aside.symlink_to(entry.target)
     else:
-        aside.write_bytes(fetch(entry) if entry.size else b"")
+        fetch(entry, aside) if entry.size else aside.touch()
         aside.chmod(entry.mode)
         os.utime(aside, ns=(entry.mtime_ns, entry.mtime_ns))
     aside.replace(path)

@@ -25,7 +25,9 @@ SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 CONNECT_S_MAX: Final = 10.0
 REQUEST_S_MAX: Final = 120.0  # 16 MiB at 140 kB/s
 RENEW_AFTER_S: Final = 900.0  # a quarter of the shortest grace
-STEP: Final = 8 << 20  # bytes of one read when a file is fetched
+STEP: Final = 8 << 20  # bytes of one read when a file is fetched, and of one part
+PARTS_FROM: Final = 64 << 20  # bytes; beyond any pack
+PARTS_AT_ONCE: Final = 4
 FULL: Final = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge", " 507")
 DENIED: Final = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 
@@ -56,6 +58,8 @@ class ObjectStore:
 
     def put(self, key: str, source: Source, *, if_absent: bool = False, share: bool = False) -> bool:
         check_key(key)
+        if isinstance(source, Path) and source.stat().st_size > PARTS_FROM:
+            return self._put_in_parts(key, source, if_absent)
         content = source if isinstance(source, bytes | bytearray | memoryview) else source.read_bytes()
         try:
             with self._guard(key):
@@ -63,6 +67,14 @@ class ObjectStore:
                 obstore.put(self._bucket, key, content or b"", mode=mode, use_multipart=False)
         except _TakenError:
             return False
+        return True
+
+    def _put_in_parts(self, key: str, source: Path, if_absent: bool) -> bool:
+        """Services have no condition for these: who writes the same key at the same time writes the same content."""
+        if if_absent and self.has(key):
+            return False
+        with self._guard(key):
+            obstore.put(self._bucket, key, source, use_multipart=True, chunk_size=STEP, max_concurrency=PARTS_AT_ONCE)
         return True
 
     def get(self, key: str) -> bytes:

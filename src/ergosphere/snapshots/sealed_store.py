@@ -6,20 +6,24 @@ key, must be able to win one, and can tell a commit by its being sealed.
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from ergosphere.snapshots import framing
 from ergosphere.snapshots.copying import PRIVATE_MODE
+from ergosphere.snapshots.errors import StoreFull
+from ergosphere.snapshots.framing import FRAME_SIZE
 from ergosphere.snapshots.sealing import HEAD, TAG_SIZE, Sealer, is_sealed
 from ergosphere.snapshots.store import Source, Store, Stored
 from ergosphere.snapshots.wrappers import Around
 
 PASSED: Final = ("vaults/", "remote/")  # sealed by themselves, or empty
 RECORDS: Final = "freezes/"
-SEALED_MORE: Final = HEAD.size + TAG_SIZE  # bytes
 FLEET_SALT: Final = b"ergosphere fleet"
 
 
@@ -38,16 +42,32 @@ class SealedStore(Around):
     def put(self, key: str, source: Source, *, if_absent: bool = False, share: bool = False) -> bool:
         if key.startswith(PASSED):
             return super().put(key, source, if_absent=if_absent, share=share)
+        if isinstance(source, Path) and source.stat().st_size > FRAME_SIZE:
+            return self._put_framed(key, source, if_absent)
         content = source.read_bytes() if isinstance(source, Path) else source
         if key.startswith(RECORDS) and is_plain_abort(bytes(content)):
             return super().put(key, content, if_absent=if_absent)
         return super().put(key, self._sealer.seal(content, key), if_absent=if_absent)
+
+    def _put_framed(self, key: str, source: Path, if_absent: bool) -> bool:
+        if if_absent and super().has(key):
+            return False
+        with tempfile.NamedTemporaryFile(prefix="ergo-sealed-") as aside:
+            try:
+                with source.open("rb") as content:
+                    aside.writelines(framing.sealed_pieces(self._key, content, key))
+                aside.flush()
+            except OSError as error:
+                raise StoreFull(tempfile.gettempdir()) from error
+            return super().put(key, Path(aside.name), if_absent=if_absent)
 
     def get(self, key: str) -> bytes:
         """Errors: Forged, Damaged, NotFound, StoreError."""
         content = super().get(key)
         if key.startswith(PASSED) or (key.startswith(RECORDS) and is_plain_abort(content)):
             return content
+        if framing.is_framed(content):
+            return b"".join(framing.opened_pieces(self._key, io.BytesIO(content), key, key))
         return self._sealer.unseal(content, key, key)
 
     def get_range(self, key: str, start: int, size: int) -> bytes:
@@ -59,16 +79,41 @@ class SealedStore(Around):
         """Sizes are those of the contents."""
         for stored in super().list(prefix):
             passed = stored.key.startswith(PASSED)
-            yield stored if passed else replace(stored, size=max(0, stored.size - SEALED_MORE))
+            yield stored if passed else replace(stored, size=_content_size(stored.size))
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
         if key.startswith(PASSED):
             return super().fetch(key, dest, share=share)
-        content = self.get(key)
-        with dest.open("xb") as file:
-            dest.chmod(PRIVATE_MODE)
-            file.write(content)
+        with tempfile.TemporaryDirectory(prefix="ergo-sealed-") as folder:
+            sealed = Path(folder) / "sealed"
+            super().fetch(key, sealed)
+            with dest.open("xb") as file:
+                dest.chmod(PRIVATE_MODE)
+                try:
+                    self._open(key, sealed, file)
+                except BaseException:
+                    dest.unlink()
+                    raise
         return None
+
+    def _open(self, key: str, sealed: Path, out: IO[bytes]) -> None:
+        with sealed.open("rb") as content:
+            if framing.is_framed(content.read(len(framing.MAGIC))):
+                content.seek(0)
+                out.writelines(framing.opened_pieces(self._key, content, key, key))
+                return
+        out.write(self._sealer.unseal(sealed.read_bytes(), key, key))
+
+    @property
+    def _key(self) -> bytes:
+        assert self._sealer.key is not None, "a fleet's sealer has a key"
+        return self._sealer.key
+
+
+def _content_size(sealed_size: int) -> int:
+    """Bytes of content: heads are as long, and so are tags."""
+    frames = max(1, -(-(sealed_size - HEAD.size) // (FRAME_SIZE + TAG_SIZE)))
+    return max(0, sealed_size - HEAD.size - frames * TAG_SIZE)
 
 
 def is_plain_abort(content: bytes) -> bool:

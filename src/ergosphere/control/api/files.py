@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from ergosphere.control.api.guard import refused
 from ergosphere.control.find import NotFound, find_job
@@ -16,7 +18,7 @@ from ergosphere.control.ledger.lives import NEVER_HOME
 from ergosphere.control.service import Service
 from ergosphere.control.verbs import Conflict
 from ergosphere.core.model import ENDED
-from ergosphere.snapshots.blobs import blob_key, get_blob
+from ergosphere.snapshots.blobs import blob_key, fetch_blob
 from ergosphere.snapshots.digests import digest_file
 from ergosphere.snapshots.errors import Damaged
 from ergosphere.snapshots.results import CellResult, load_results
@@ -26,6 +28,8 @@ from ergosphere.wire.api import BlobQuestion, BlobsMissing, ResultCopy, ResultFi
 from ergosphere.wire.paths import from_text, to_text
 
 DIGEST_LENGTH = 64
+BYTES = "application/octet-stream"
+PIECE = 1 << 20  # bytes
 
 
 def routes(service: Service) -> APIRouter:
@@ -53,7 +57,7 @@ def routes(service: Service) -> APIRouter:
     def blob(digest: str) -> Response:
         if not store.has(blob_key(_digest(digest))):
             raise NotFound(f"there is no blob {digest[:12]}…")
-        return _bytes(get_blob([store], digest, f"the blob {digest[:12]}"))
+        return _content(service, digest, f"the blob {digest[:12]}")
 
     @router.get("/jobs/{ref}/results")
     def results(ref: str) -> ResultList:
@@ -67,13 +71,26 @@ def routes(service: Service) -> APIRouter:
         entry = load_tree([store], copies[cell].digest).by_path.get(from_text(path))
         if entry is None or entry.kind is not Kind.FILE:
             raise NotFound(f"{ref} left no file {path!r}")
-        return _bytes(get_blob([store], entry.digest, f"{path} of {ref}") if entry.size else b"")
+        return _content(service, entry.digest, f"{path} of {ref}") if entry.size else Response(media_type=BYTES)
 
     return router
 
 
-def _bytes(content: bytes) -> Response:
-    return Response(content, media_type="application/octet-stream")
+def _content(service: Service, digest: str, which: str) -> Response:
+    """What has this digest, verified before a byte of it is sent; on its way through a file, since it may be large."""
+    service.uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=service.uploads) as folder:
+        dest = Path(folder) / "content"
+        fetch_blob([service.store], digest, dest, which)
+        file = dest.open("rb")
+    headers = {"content-length": str(os.fstat(file.fileno()).st_size)}
+    return StreamingResponse(_pieces(file), media_type=BYTES, headers=headers)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def _digest(text: str) -> str:
