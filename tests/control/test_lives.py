@@ -15,7 +15,7 @@ from ergosphere.agent import deciding
 from ergosphere.control import watch
 from ergosphere.control.bell import Bell
 from ergosphere.control.leases import Leases
-from ergosphere.control.ledger import lives
+from ergosphere.control.ledger import lives, shunning
 from ergosphere.control.ledger.change import Change
 from ergosphere.control.ledger.database import open_database
 from ergosphere.control.ledger.ledger import Ledger
@@ -64,18 +64,64 @@ def events(change: Change) -> str:
     return "\n".join(change.session.scalars(select(EventRow.text).order_by(EventRow.seq)))
 
 
-def test_a_store_that_is_away_costs_no_restart_and_any_other_failure_does(ledger: Ledger) -> None:
+def test_a_thaw_that_fails_costs_no_restart_as_long_as_there_is_a_snapshot(ledger: Ledger) -> None:
     add_job(ledger, Phase.THAWING)
     with ledger.change() as change:
         job = change.job("j")
         change.session.add(snapshot_row("s", 1))
         change.session.flush()
-        lives.did_not_come_up(change, job, answer(ok=False, error="the store is away", transient=True))
-        assert (job.phase, job.restarts, job.try_failed) == (Phase.FROZEN, 0, "the store is away")
-        assert job.not_before_s > change.now_s
+        for error, transient in (("the store is away", True), ("CRIU said no", False), ("CRIU said no", False)):
+            lives.did_not_come_up(change, job, answer(ok=False, error=error, transient=transient))
+            assert (job.phase, job.restarts, job.try_failed) == (Phase.FROZEN, 0, error)
+            assert job.not_before_s > change.now_s
+            job.phase = Phase.THAWING
+
+
+def test_a_start_that_fails_costs_a_restart(ledger: Ledger) -> None:
+    add_job(ledger, Phase.STARTING)
+    with ledger.change() as change:
+        lives.did_not_come_up(change, change.job("j"), answer(ok=False, error="no memory"))
+        assert change.job("j").outcome is Phase.FAILED
+
+
+def test_where_it_did_not_come_up_it_is_not_tried_for_a_while_if_others_could_take_it(
+    ledger: Ledger, clock: HandClock, store: MemoryStore
+) -> None:
+    add_job(ledger, Phase.THAWING)
+    with ledger.change() as change:
+        job = change.job("j")
+        change.session.add(snapshot_row("s", 1))
+        change.session.flush()
+        job.move_asked, job.destination = True, ["n"]
+        lives.did_not_come_up(change, job, answer(ok=False, error="CRIU said no"))
+        assert job.shunned == {} and job.destination == ["n"], "there is no other node"
+        change.session.add(NodeRow(id="other", devices=1))
+        change.session.add(NodeRow(id="drained", devices=1, draining=True))
+        change.session.add(NodeRow(id="gone", devices=1, lost=True))
         job.phase = Phase.THAWING
         lives.did_not_come_up(change, job, answer(ok=False, error="CRIU said no"))
-        assert job.outcome is Phase.FAILED
+        assert (list(job.shunned), job.move_asked, job.destination) == (["n"], False, [])
+        change.session.flush()
+        assert "it is tried elsewhere than on n" in events(change)
+    (seen,) = ledger.picture().jobs
+    assert seen.unfit == (("n", "its last try there failed: CRIU said no"),)
+    watch = Watch(ledger, ledger.leases, store)
+    watch.notice()
+    assert job_of(ledger).shunned and watch.alarm_s() <= clock.at_s + shunning.SHUNNED_S
+    clock.at_s += shunning.SHUNNED_S + 1
+    watch.notice()
+    assert not job_of(ledger).shunned
+
+
+def test_losses_count_in_a_row_and_an_hour_of_work_that_is_kept_ends_it(running: Ledger, clock: HandClock) -> None:
+    for lasted_s, restarts in ((60.0, 2), (3600.0, 0)):
+        with running.change() as change:
+            job = change.job("j")
+            job.restarts, job.running_since_s = 2, clock.at_s
+            clock.at_s += lasted_s
+        with running.change() as change:
+            lives.snapshot_taken(change, change.job("j"), answer(snapshot=f"s{lasted_s}", taken_s=clock.at_s))
+            assert change.job("j").restarts == restarts
 
 
 def snapshot_row(name: str, number: int) -> SnapshotRow:

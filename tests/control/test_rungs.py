@@ -59,7 +59,7 @@ def test_one_with_a_grace_period_saves_itself_where_it_cannot_be_frozen_and_the_
     lives.did_not_freeze(change, job, answer(**CANNOT))
     assert (job.phase, job.rung, job.freezable, job.paused) == (Phase.RUNNING, Rung.COOPERATIVE, True, True)
     assert (job.freeze_failures, job.not_before_s, job.freeze_cost_s) == (0, 0.0, 30.0)
-    assert job.next_snapshot_s is None
+    assert job.next_snapshot_s is not None and job.next_snapshot_s > change.now_s
     change.session.flush()
     told = events(change)
     assert "now on the rung cooperative: it is asked to save itself (SIGTERM, then 30 s)" in told
@@ -80,11 +80,20 @@ def test_a_cause_that_passes_moves_nobody_down(change: Change) -> None:
     assert (job.rung, job.paused, job.freeze_failures) == (Rung.TRANSPARENT, False, 1)
 
 
-def test_a_periodic_snapshot_that_cannot_be_taken_is_the_last_one(change: Change) -> None:
-    job = job_of(change, Phase.RUNNING)
-    lives.did_not_freeze(change, job, answer(**CANNOT))
-    assert (job.rung, job.next_snapshot_s) == (Rung.COOPERATIVE, None)
-    lives.did_not_freeze(change, job, answer(**CANNOT))
+@pytest.mark.parametrize("grace_s", [None, 30.0])
+def test_a_periodic_snapshot_that_cannot_be_taken_is_tried_ever_more_seldom(
+    change: Change, grace_s: float | None
+) -> None:
+    """A profiler that looked in for a moment must not end them for the job's whole life."""
+    job = job_of(change, Phase.RUNNING, SPEC.model_copy(update={"grace_s": grace_s, "snapshot_every_s": 10.0}))
+    waits = []
+    for _ in range(12):
+        lives.did_not_freeze(change, job, answer(**CANNOT))
+        assert job.rung is not Rung.TRANSPARENT and job.next_snapshot_s is not None
+        waits.append(job.next_snapshot_s - change.now_s)
+    assert waits[0] == 60.0 and waits == sorted(waits) and waits[-1] == 3600.0
+    lives.snapshot_taken(change, job, answer(snapshot="s"))
+    assert job.rung is Rung.TRANSPARENT and job.freezable and job.next_snapshot_s == change.now_s + 10.0
     change.session.flush()
     assert events(change).count("now on the rung") == 1
 

@@ -66,7 +66,7 @@ def start(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Cores of each rank.")] = None,
     snapshot_every: Annotated[str | None, typer.Option("--snapshot-every", metavar="SPAN", help="30s, 5m …")] = None,
     keep_snapshots: Annotated[int | None, typer.Option("--keep-snapshots", min=1, help="The newest; 2.")] = None,
-    max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="After losses; 3.")] = None,
+    max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="After losses in a row; 3.")] = None,
     hold: Annotated[
         str | None, typer.Option("--hold", metavar="SPAN", help="How long a freeze may wait for a rank.")
     ] = None,

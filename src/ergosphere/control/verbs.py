@@ -57,7 +57,7 @@ class Verbs:
                 job.paused = False
                 accounts.entitlement(change, job)
                 change.note(job, OWNER, "resume", "its owner resumed it")
-            job.not_before_s = 0.0
+            job.not_before_s, job.shunned = 0.0, {}
             return _before(change, job)
 
     def migrate(self, ref: str, to: Sequence[str]) -> Before:

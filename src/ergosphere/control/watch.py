@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from ergosphere.control.inbox import HEARD_EVERY_S, MISSING
 from ergosphere.control.leases import Leases
-from ergosphere.control.ledger import dependencies, kept, lives
+from ergosphere.control.ledger import dependencies, kept, lives, shunning
 from ergosphere.control.ledger.change import OWNER, POLICY, SERVER, Change, chunks, coordinator
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.news import News
@@ -112,10 +112,8 @@ class Watch:
         for job in round_.jobs:
             if _ripens(round_, job):
                 self._ripening.add(job.id)
-            at_s = job.next_snapshot_s
-            planned = job.phase is Phase.RUNNING and at_s is not None and at_s > round_.change.now_s
-            if planned and self._due_of.get(job.id) != at_s:
-                assert at_s is not None
+            at_s = _due_s(job)
+            if at_s is not None and at_s > round_.change.now_s and self._due_of.get(job.id) != at_s:
                 self._due_of[job.id] = at_s
                 heappush(self._due, (at_s, job.id))
 
@@ -137,6 +135,7 @@ class Watch:
         return lost - self._given_up
 
     def _look_at(self, round_: _Round, job: JobRow) -> None:
+        shunning.relent(job, round_.change.now_s)
         if job.phase not in HOLDS_SEATS:
             return
         change, gone = round_.change, round_.gone(job)
@@ -218,7 +217,7 @@ class Watch:
 
 def _concerns(job: JobView | None) -> bool:
     """Whether time or others could change anything about it; only the policy does so to whoever waits for seats."""
-    return job is not None and (job.phase in HOLDS_SEATS or bool(job.after))
+    return job is not None and (job.phase in HOLDS_SEATS or bool(job.after or job.unfit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +267,13 @@ def _unanswered(round_: _Round, job: JobRow) -> _Unanswered | None:
         return None
     gone, order = round_.gone(job), round_.freeze_order(job)
     return _Unanswered(job.id, order.id, tuple(gone), _while_frozen(gone)) if gone and order is not None else None
+
+
+def _due_s(job: JobRow) -> float | None:
+    """When something is due that time alone brings: a snapshot, or that a node is tried again."""
+    if job.phase is Phase.RUNNING:
+        return job.next_snapshot_s
+    return min(job.shunned.values(), default=None)
 
 
 def _ripens(round_: _Round, job: JobRow) -> bool:

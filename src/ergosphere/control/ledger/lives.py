@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from ergosphere.control.ledger import accounts, costs, fitness, kept, orders, rungs, sizes
+from ergosphere.control.ledger import accounts, costs, fitness, kept, orders, rungs, shunning, sizes
 from ergosphere.control.ledger.change import POLICY, SERVER, Change, agent, cells_on, coordinator
 from ergosphere.control.ledger.tables import JobRow, SnapshotRow
 from ergosphere.control.ledger.wording import WHY_WORDS, places_of, thawed_words, words_of
@@ -25,6 +25,10 @@ NEVER_HOME: Final = "; its results could not be brought home: "  # likewise
 BACK_OFF_FIRST_S: Final = 1.0  # after a start, thaw or freeze that failed; doubles with each in a row
 BACK_OFF_MAX_S: Final = 60.0
 BACK_OFF_DOUBLINGS: Final = 6  # from the first to the longest
+PROBE_S: Final = 30.0  # between tries to freeze what could not be: doubles with each that failed
+PROBE_S_MAX: Final = 3600.0
+PROBE_DOUBLINGS: Final = 7
+FORGIVEN_S: Final = 3600.0  # of work that is kept, after which losses before it count no more
 EXIT_CODE_LOST: Final = 1  # of a job that was lost more often than its limit and left no code of its own
 
 
@@ -93,23 +97,29 @@ def came_up(change: Change, job: JobRow, answer: Answer) -> None:
 
 
 def did_not_come_up(change: Change, job: JobRow, answer: Answer) -> None:
-    """A start or a thaw failed and nothing of it runs: tried again after a while, within the restart limit."""
+    """A start or a thaw failed and nothing of it runs: tried again after a while, on other nodes first.
+
+    As long as it has a snapshot it waits, however often that fails: nothing of it is lost. Else restarts are limited.
+    """
     actor = agent(coordinator(job))
     words = words_of(answer)
     if job.phase is Phase.STARTING and answer.lasting:
         return end(change, job, Verdict(Outcome.FAILED, None, answer.exit_code or EXIT_CODE_LOST, words), actor)
-    # What stands against a thaw for good is the owner's to remove, and a store that is away comes back: the job waits.
-    if not (answer.lasting or answer.transient):
+    snapshot = next(iter(change.snapshots(job)), None)
+    if snapshot is None and not (answer.lasting or answer.transient):
         if job.restarts >= job.spec["max_restarts"]:
             return _give_up(change, job, words)
         job.restarts += 1
     back_off(change, job)
     job.try_failed = words
+    elsewhere = [] if answer.transient else shunning.shun(change, job)
+    again = f"it is tried elsewhere than on {', '.join(elsewhere)}" if elsewhere else "it is tried again"
+    if elsewhere and not set(job.destination) - set(elsewhere):
+        job.move_asked, job.destination = False, []
     if job.phase is Phase.STARTING:
-        return change.step(job, Event.START_FAILED, actor, f"{words}; it is tried again")
-    spoilt = not change.snapshots(job)
-    event = Event.SNAPSHOTS_SPOILT if spoilt else Event.THAW_FAILED
-    change.step(job, event, actor, f"{words}; {_BEGINNING if spoilt else 'it is tried again'}")
+        return change.step(job, Event.START_FAILED, actor, f"{words}; {again}")
+    event = Event.THAW_FAILED if snapshot else Event.SNAPSHOTS_SPOILT
+    change.step(job, event, actor, f"{words}; {again if snapshot else _BEGINNING}")
     return None
 
 
@@ -149,11 +159,12 @@ def did_not_freeze(change: Change, job: JobRow, answer: Answer) -> None:
     else:
         job.snapshot_asked = False
         change.note(job, actor, "snapshot-failed", f"no snapshot was taken: {words_of(answer)}")
-        _plan_next_snapshot(job, change.now_s)
     job.freeze_failures += 1
     job.freeze_failed, job.freeze_failed_remedy = answer.error, answer.remedy
-    if answer.lasting and job.rung is not Rung.COOPERATIVE:
+    if answer.lasting:
         rungs.step_down(change, job, answer)
+    if answer.lasting or job.next_snapshot_s is None or job.next_snapshot_s <= change.now_s:
+        _plan_next_snapshot(job, change.now_s)
     return None
 
 
@@ -163,6 +174,7 @@ def _save_instead(change: Change, job: JobRow, answer: Answer) -> None:
     )
     job.freeze_why, job.freezing_for = None, None
     rungs.step_down(change, job, answer)
+    _plan_next_snapshot(job, change.now_s)
     costs.foresee(change, job)
 
 
@@ -174,6 +186,8 @@ def snapshot_taken(change: Change, job: JobRow, answer: Answer) -> None:
     job.snapshot_asked = False
     costs.note(change, job, costs.whole(answer, "freeze", coordinator(job)))
     costs.foresee(change, job)
+    if job.running_since_s is not None and change.now_s - job.running_since_s >= FORGIVEN_S:
+        job.restarts = 0
     text = f"snapshot {_snapshot_id(answer)} taken; the job stood still for {answer.stopped_s:.2f} s"
     change.note(job, agent(coordinator(job)), "snapshot", text)
 
@@ -317,7 +331,7 @@ def _run(change: Change, job: JobRow) -> None:
     job.stopped_since_s = None
     job.running_since_s = change.now_s
     accounts.computes(change, job, change.now_s)
-    job.failures, job.not_before_s, job.try_failed = 0, 0.0, ""
+    job.failures, job.not_before_s, job.try_failed, job.shunned = 0, 0.0, "", {}
     sizes.note_size(change, job)
     job.freeze_why = None
     if not job.destination or set(homes(job)) <= set(job.destination):  # else: asked for while it was coming up
@@ -365,8 +379,11 @@ def next_number(change: Change, job: JobRow) -> int:
 
 
 def _plan_next_snapshot(job: JobRow, now_s: float) -> None:
+    """Where something stood in the way it may have gone: that is tried too, ever more seldom."""
     every_s = job.spec["snapshot_every_s"]
-    job.next_snapshot_s = now_s + every_s if every_s and job.freezable and job.rung is not Rung.COOPERATIVE else None
+    if every_s and job.rung is not Rung.TRANSPARENT:
+        every_s = max(every_s, min(PROBE_S_MAX, PROBE_S * 2.0 ** min(job.freeze_failures, PROBE_DOUBLINGS)))
+    job.next_snapshot_s = now_s + every_s if every_s else None
 
 
 def _forget_wish(change: Change, job: JobRow) -> None:

@@ -15,11 +15,14 @@ from ergosphere.wire.agents import Answer
 
 def step_down(change: Change, job: JobRow, answer: Answer) -> None:
     """It cannot be frozen for as long as the cause is there."""
+    before = job.rung, job.rung_because
     if job.spec.get("grace_s") is None:
         job.freezable, job.rung, job.rung_because = False, Rung.RESTART, words_of(answer)
     else:
         job.rung, job.rung_because = Rung.COOPERATIVE, f"{saving_words(job)}, for {words_of(answer)}"
-    job.next_snapshot_s, job.snapshot_asked = None, False
+    job.snapshot_asked = False
+    if (job.rung, job.rung_because) == before:
+        return
     change.note(job, agent(coordinator(job)), "rung", f"now on the rung {job.rung}: {job.rung_because}")
 
 

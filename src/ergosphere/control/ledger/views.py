@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from ergosphere.control.ledger import accounts, sizes
+from ergosphere.control.ledger import accounts, shunning, sizes
 from ergosphere.control.ledger.change import Change, chunks
 from ergosphere.control.ledger.fitness import Fitness
 from ergosphere.control.ledger.tables import CellRow, JobRow, NodeRow, ProjectRow
@@ -62,7 +62,7 @@ def job_views(look: Change, rows: Collection[JobRow], machines: dict[str, str], 
     seeking = Fitness(look, machines, [job.id for job in rows if wants_place(job)])
     return [
         replace(
-            job_view(job, lost, seeking.unfit(job.id) if wants_place(job) else ()),
+            job_view(job, lost, _unfit(job, seeking)),
             rank_bytes=sizes_of.get(job.id, ()),
         )
         for job in rows
@@ -79,6 +79,11 @@ def rank_bytes(look: Change, jobs: Iterable[JobRow]) -> dict[str, tuple[int, ...
             told.setdefault(job, {}).update((rank["rank"], rank.get("bytes", 0)) for rank in measured)
     found = {job: tuple(sizes.get(rank, 0) for rank in range(ranks[job])) for job, sizes in told.items()}
     return {job: measured for job, measured in found.items() if all(measured)}
+
+
+def _unfit(job: JobRow, seeking: Fitness) -> tuple[tuple[str, str], ...]:
+    found = dict(shunning.unfit(job))
+    return tuple((found | dict(seeking.unfit(job.id) if wants_place(job) else ())).items())
 
 
 def wants_place(job: JobRow) -> bool:
