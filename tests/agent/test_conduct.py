@@ -8,6 +8,7 @@ import pytest
 from tests.hand_clock import HandClock
 
 from ergosphere.agent.conduct import Conductor
+from ergosphere.agent.cut_view import RankState, RankView
 from ergosphere.agent.mailbox import CallFailed
 from ergosphere.agent.ports import DamagedSnapshot, Refused
 from ergosphere.snapshots import manifest, records
@@ -70,6 +71,39 @@ def test_a_freeze_that_an_agent_before_had_committed_says_the_same(clock: HandCl
         FreezeOrder(order_id="o", life=LIFE, why=None, release=True)
     )
     assert answer is not None and answer.taken_s == 950.0
+
+
+class PaperRank:
+    """A rank that always looks the same, whatever it is told."""
+
+    def __init__(self, looks: RankView) -> None:
+        self.looks = looks
+
+    def view(self) -> RankView:
+        return self.looks
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *_: None
+
+
+@pytest.mark.parametrize(
+    ("looks", "lasting", "remedy"),
+    [
+        (RankView(RankState.RUNNING, unmanaged=("mpi",)), True, "--grace"),
+        (RankView(RankState.RUNNING, fault="Connection closed by peer"), False, "--hold"),
+    ],
+    ids=["it has groups that nobody can rebuild", "it has lost a peer"],
+)
+def test_a_cut_that_can_never_be_reached_is_not_asked_for_again(
+    clock: HandClock, store: MemoryStore, looks: RankView, lasting: bool, remedy: str
+) -> None:
+    cell = PaperCell(clock)
+    cell.rank_ports = lambda: {0: PaperRank(looks)}
+    answer = Conductor(lambda _: [cell], store, clock).carry_out(
+        FreezeOrder(order_id="o", life=LIFE, why=None, release=True)
+    )
+    assert answer is not None and not answer.ok and answer.lasting is lasting
+    assert "the job runs on" in answer.remedy and remedy in answer.remedy
 
 
 # -- thaws that fail: what is the snapshot's fault, and what is not

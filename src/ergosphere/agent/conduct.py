@@ -259,7 +259,8 @@ class Conductor:
     def _reach_cut(self, life: LifePlan, ports: Mapping[int, RankPort]) -> tuple[int, ...]:
         reached = cut.reach_cut(ports, life.spec.hold_s, self.clock)
         if isinstance(reached, cut.CutFailed):
-            raise Refused(reached.reason, remedy="the job runs on; --hold gives slow steps more time")
+            remedy = "use Gloo, or submit it with --grace" if reached.lasting else "--hold gives slow steps more time"
+            raise Refused(reached.reason, remedy=f"the job runs on; {remedy}", lasting=reached.lasting)
         return reached.parked
 
     def _take_up(self, cells: Sequence[CellPort], ports: Mapping[int, RankPort]) -> tuple[int, ...]:

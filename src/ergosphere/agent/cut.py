@@ -38,10 +38,13 @@ class CutReached:
 
 @dataclass(frozen=True, slots=True)
 class CutFailed:
-    """The job runs on as if nothing had been asked. `rank` did not come, for `reason` (a plain sentence)."""
+    """The job runs on as if nothing had been asked. `rank` did not come, for `reason` (a plain sentence).
+
+    `lasting`: it would not come the next time either."""
 
     rank: int
     reason: str
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +259,7 @@ def _refusal(views: Mapping[int, RankView]) -> CutFailed | None:
             return CutFailed(rank, f"rank {rank} has lost a peer in a collective: {view.fault}")
         if view.unmanaged:
             backends = ", ".join(view.unmanaged)
-            return CutFailed(rank, f"rank {rank} has process groups that cannot be rebuilt: {backends}")
+            return CutFailed(rank, f"rank {rank} has process groups that cannot be rebuilt: {backends}", lasting=True)
         if view.takes_part and view.answered and view.error is not None:
             return CutFailed(rank, f"rank {rank} could not obey: {view.error}")
         if view.others and len(views) > 1:
