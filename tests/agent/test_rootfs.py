@@ -13,6 +13,7 @@ from tests.agent.keeperkit import Machine, wait_for
 
 from ergosphere.agent import hostmounts, rootfs
 from ergosphere.agent.hostmounts import HostMount
+from ergosphere.agent.rootfs import Mount, RootPlan
 
 HOST = (
     HostMount("/", "ext4"),
@@ -26,6 +27,26 @@ HOST = (
     HostMount("/sys/fs/cgroup", "cgroup2"),
     HostMount("/var/lib/docker/overlay2/ab12/merged", "overlay"),
 )
+
+
+def test_whose_file_it_is_that_a_rank_finds_is_told_by_the_mount_that_shows_it() -> None:
+    plan = RootPlan(
+        (
+            Mount("tmpfs", "/tmp", writable=True),
+            Mount("bind", "/tmp/data", "/tmp/data"),
+            Mount("bind", "/tmp/data/out", "/tmp/data/out", writable=True),
+            Mount("bind", "/etc/hosts", "@rank/hosts"),
+            Mount("bind", "/home/me/project", "@work", writable=True),
+            Mount("bind", "/home/me/project/.venv", "/home/me/project/.venv"),
+        )
+    )
+    shown = ("/usr/lib/libc.so", "/tmp/data/x.bin", "/home/me/project/.venv/bin/python", "/tmp/database")
+    assert [rootfs.is_hosts(plan, path, writable=False) for path in shown] == [True, True, True, False]
+    own = ("/tmp/x", "/etc/hosts", "/home/me/project/train.py")
+    assert not any(rootfs.is_hosts(plan, path, writable=may) for path in own for may in (True, False))
+    assert rootfs.is_hosts(plan, "/tmp/data/out/log", writable=True)
+    assert not rootfs.is_hosts(plan, "/tmp/data/out/log", writable=False)
+
 
 # Tries to write everywhere, says where it could; what it holds open must come back too.
 LOOK = """

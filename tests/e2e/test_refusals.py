@@ -6,7 +6,10 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -180,17 +183,27 @@ def test_of_a_damaged_snapshot_the_one_before_is_used_and_that_is_said(
     job.finished_whole()
 
 
-def test_a_file_that_was_replaced_by_one_of_the_same_size_keeps_the_job_from_being_brought_back(
-    fleet: Fleet, folder: Path
-) -> None:
-    outside = Path("/var/tmp") / f"ergo-e2e-{fleet.id}"
-    outside.mkdir()
+@contextmanager
+def outside(fleet: Fleet, parent: str = "/var/tmp") -> Iterator[Path]:
+    """A folder of the host that is no job's."""
+    made = Path(parent) / f"ergo-e2e-{fleet.id}"
+    made.mkdir()
     try:
-        data, kept, other = (outside / name for name in ("data.bin", "kept.bin", "other.bin"))
+        yield made
+    finally:
+        shutil.rmtree(made)
+
+
+@pytest.mark.parametrize("parent", ["/var/tmp", "/tmp"])
+def test_a_file_that_was_replaced_by_one_of_the_same_size_keeps_the_job_from_being_brought_back(
+    fleet: Fleet, folder: Path, parent: str
+) -> None:
+    with outside(fleet, parent) as there:
+        data, kept, other = (there / name for name in ("data.bin", "kept.bin", "other.bin"))
         data.write_bytes(b"a" * 8192)
         other.write_bytes(b"b" * 8192)
         first = f"import mmap; data = mmap.mmap(os.open({str(data)!r}, os.O_RDONLY), 8192, prot=mmap.PROT_READ)"
-        job = fleet.submit(counter(first), folder)
+        job = fleet.submit(counter(first), folder, mounts=(str(there),))
         job.printed()
         job.verb("pause")
         data.rename(kept)
@@ -202,24 +215,93 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_keeps_the_job_from_bei
         kept.rename(data)
         job.verb("resume")
         job.finished_whole()
-    finally:
-        shutil.rmtree(outside)
+
+
+WRITER = """
+out = open({path!r}, "w")
+def write(number):
+    out.write("line %d\\n" % number); out.flush()
+"""
+
+
+def test_a_file_that_the_job_writes_outside_its_directory_is_cut_back_when_the_job_goes_back(
+    fleet: Fleet, folder: Path
+) -> None:
+    with outside(fleet) as there:
+        path = there / "out.txt"
+        first = WRITER.format(path=str(path))
+        job = fleet.submit(counter(first, "write(number)"), folder, mounts=(f"{there}:rw",))
+        job.printed()
+        job.verb("pause")
+        job.verb("resume")
+        job.printed()
+        assert not any("cut off" in note for note in job.detail["notes"]), "nothing had come after the snapshot"
+        job.verb("snapshot")
+        job.printed()
+        os.kill(job.main_pid(), signal.SIGKILL)
+        wait_for(lambda: job.detail["recoveries"] == 1, "it is recovered")
+        job.printed()
+        assert any(str(path) in note and "cut off" in note for note in job.detail["notes"]), job.story()
+        job.finished_whole()
+        assert path.read_text().splitlines() == job.out()[:-1]
+
+
+def test_a_fork_does_not_cut_off_what_the_job_it_came_from_goes_on_writing(fleet: Fleet, folder: Path) -> None:
+    with outside(fleet) as there:
+        program = counter(WRITER.format(path=str(there / "out.txt")), "write(number)")
+        job = fleet.submit(program, folder, mounts=(f"{there}:rw",))
+        job.printed()
+        made = job.verb("snapshot")["snapshot"]
+        wait_for(lambda: _is_remote(job, made), "it is in the shared store")
+        job.printed()
+        forked = fleet.post(f"/v1/snapshots/{job.id}@{made}/fork", {"name": "second", "share": True}, status=201)
+        second = Job(fleet, forked["job"]["id"])
+        wait_for(lambda: any("has grown since" in event["text"] for event in second.events()), "it is refused")
+        assert second.phase == "frozen", second.story()
+        second.verb("cancel", grace_s=0)
+        job.finished_whole()
+        assert (there / "out.txt").read_text().splitlines() == job.out()[:-1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (Path.unlink, "is not there"),
+        (lambda path: os.truncate(path, 3), "has 3 bytes"),
+        (lambda path: path.with_name("new").rename(path), "was replaced"),
+    ],
+    ids=["gone", "shorter", "replaced"],
+)
+def test_a_job_whose_file_outside_cannot_be_cut_back_waits_for_it_and_does_not_fail(
+    fleet: Fleet, folder: Path, spoil: Callable[[Path], object], words: str
+) -> None:
+    with outside(fleet) as there:
+        path, kept = there / "out.txt", there / "kept.txt"
+        (there / "new").write_text("x" * 100_000)
+        program = counter(WRITER.format(path=str(path)), "write(number)")
+        job = fleet.submit(program, folder, mounts=(f"{there}:rw",), max_restarts=0)
+        job.printed()
+        job.verb("pause")
+        shutil.copy2(path, kept)
+        spoil(path)
+        job.verb("resume", wait_s=0)
+        wait_for(lambda: any(words in event["text"] for event in job.events()), "what is wrong is said")
+        assert job.phase == "frozen", job.story()
+        kept.rename(path)
+        job.verb("resume")
+        job.finished_whole()
 
 
 def test_a_program_that_writes_where_it_may_not_is_told_which_flag_helps(fleet: Fleet, folder: Path) -> None:
-    outside = Path("/var/tmp") / f"ergo-e2e-{fleet.id}"
-    outside.mkdir()
-    try:
-        command = ("/bin/sh", "-c", f"echo x > {outside}/new.txt")
+    with outside(fleet) as there:
+        command = ("/bin/sh", "-c", f"echo x > {there}/new.txt")
         job = fleet.submit(command, folder)
         job.ended("failed")
-        assert any(f"--mount {outside}:rw" in note for note in job.detail["notes"]), job.story()
-        again = fleet.submit(command, folder, mounts=(f"{outside}:rw",))
+        assert any(f"--mount {there}:rw" in note for note in job.detail["notes"]), job.story()
+        again = fleet.submit(command, folder, mounts=(f"{there}:rw",))
         again.ended()
-        assert (outside / "new.txt").read_text() == "x\n"
-        assert again.detail["mounts"] == [{"path": str(outside), "writable": True}]
-    finally:
-        shutil.rmtree(outside)
+        assert (there / "new.txt").read_text() == "x\n"
+        assert again.detail["mounts"] == [{"path": str(there), "writable": True}]
 
 
 def test_a_program_that_asks_for_a_terminal_is_told_that_jobs_have_none(fleet: Fleet, folder: Path) -> None:

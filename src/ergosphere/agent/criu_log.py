@@ -18,13 +18,15 @@ LOG_BYTES_MAX: Final = 64 << 20  # a log at level 4 of a tree with 10,000 mappin
 class Failure:
     """Why CRIU failed: `cause` and `remedy` in plain words, `lines` its own last error lines.
 
-    `passes`: it is a matter of the moment (a full disk), not of what the program holds open.
+    `passes`: it is a matter of the moment (a full disk), not of what the program holds open. `lasts`: every thaw would
+    fail so until somebody puts it right.
     """
 
     cause: str
     remedy: str
     lines: tuple[str, ...] = ()
     passes: bool = False
+    lasts: bool = False
 
     def __str__(self) -> str:
         return f"{self.cause}; {self.remedy}" if self.remedy else self.cause
@@ -36,16 +38,17 @@ class _Known:
     cause: str
     remedy: str
     passes: bool
+    lasts: bool
 
 
-def _known(pattern: str, cause: str, remedy: str, *, passes: bool = False) -> _Known:
-    return _Known(re.compile(pattern), cause, remedy, passes)
+def _known(pattern: str, cause: str, remedy: str, *, passes: bool = False, lasts: bool = False) -> _Known:
+    return _Known(re.compile(pattern), cause, remedy, passes, lasts)
 
 
 _CLOSE = "close it before the freeze"
 _ROOM = "free some space there, then try again"
 _OURS = "this is a fault of ours: report it"
-_SAME_FILES = "put the file back as it was, or thaw from an older snapshot"
+_SAME_FILES = "put the file back as it was, or go back to an older snapshot (ergo snapshot restore)"
 
 _KNOWN: Final = (
     _known(
@@ -146,13 +149,20 @@ _KNOWN: Final = (
         r"File (\S+) has bad build-ID",
         "{0} is another build than when the job was frozen",
         "install the same version again, or thaw on a node that has it",
+        lasts=True,
     ),
     _known(
         r"File (\S+) has bad (size|mode) (\S+) \(expect (\S+)\)",
         "{0} has changed since the freeze ({1} is {2}, was {3})",
         _SAME_FILES,
+        lasts=True,
     ),
-    _known(r"Can't open file (\S+) on restore", "{0}, which was open at the freeze, is not there", _SAME_FILES),
+    _known(
+        r"Can't open file (\S+) on restore",
+        "{0}, which was open at the freeze, is not there",
+        _SAME_FILES,
+        lasts=True,
+    ),
     _known(
         r"Can't bind inet socket.*Address already in use",
         "a port of the job is taken on this node",
@@ -211,7 +221,7 @@ def explain(log: str, code: int | None = None) -> Failure:
         for known in _KNOWN:
             match = known.pattern.search(line)
             if match is not None:
-                return Failure(_fill(known.cause, match), known.remedy, kept, known.passes)
+                return Failure(_fill(known.cause, match), known.remedy, kept, known.passes, known.lasts)
     return Failure(_unknown(errors, code), "`ergo check` tests CRIU itself; its log is in the job's record", kept)
 
 

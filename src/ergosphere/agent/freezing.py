@@ -27,6 +27,7 @@ from ergosphere.agent import (
     rootfs,
     settling,
     spilling,
+    written,
 )
 from ergosphere.agent.criu import Dump
 from ergosphere.agent.cut_port import LocalRank
@@ -41,12 +42,11 @@ from ergosphere.snapshots import gather, manifest, mapped
 from ergosphere.snapshots.digests import Follower
 from ergosphere.snapshots.manifest import MappedFile
 from ergosphere.wire.agents import CellPlan
-from ergosphere.wire.jobs import JobSpec
 
 MAIN_PID: Final = 2  # init's first child, the command itself, by its number inside
 SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
 DUMP_S_MAX: Final = 280.0  # below the keepers' own deadline
-MADE_FOR_THE_RANK: Final = ("/run", "/tmp", "/dev", "/proc", "/sys")
+KERNELS: Final = ("/dev", "/proc", "/sys")
 
 
 def holdable(node: Node, folder: LifeFolder) -> list[int]:
@@ -169,7 +169,8 @@ def dump(node: Node, folder: LifeFolder, freeze_id: str, *, periodic: bool = Fal
     pids = {kept.rank: _pids(node, folder.key, kept.rank) for kept in ranks}
     everyone = frozenset[int]().union(*pids.values())
     distrust = mapped.writable_maps(everyone)
-    root = rootfs.plan_to_json(_root_plan(folder))
+    plan = _root_plan(folder)
+    root = rootfs.plan_to_json(plan)
     targets = filesystems.targets_of(root["mounts"])
     known = {kept.rank: _filesystems(targets, record, kept) for kept in ranks}
     files = beginning.files_of(folder, record.seat)
@@ -195,7 +196,8 @@ def dump(node: Node, folder: LifeFolder, freeze_id: str, *, periodic: bool = Fal
         staged=staged,
         images=images,
         facts={rank: {"parked": rank in parked, lives.FILESYSTEMS: numbers} for rank, numbers in known.items()},
-        mapped=_outside_files(record.plan.spec, everyone),
+        mapped=_outside_files(plan, everyone),
+        written=written.noted(everyone, plan),
         followers=followers,
         root=root,
         identity=identity.of_processes(everyone),
@@ -215,18 +217,10 @@ def room(node: Node, key: CellKey, freeze_id: str, image: int, changed: int, new
     return images
 
 
-def _outside_files(spec: JobSpec, pids: frozenset[int]) -> tuple[MappedFile, ...]:
+def _outside_files(plan: rootfs.RootPlan, pids: frozenset[int]) -> tuple[MappedFile, ...]:
     """What must be the same at a thaw: files in use that the job cannot have changed, bound ones (.venv) among them."""
-    own = [spec.workdir, *(mount.path for mount in spec.mounts if mount.writable)]
-    if home := spec.env.get("HOME"):
-        own.append(f"{home}/.cache")
-    bound = [f"{spec.workdir}/{path}" for path in spec.bound]
-    found = mapped.outside_files(pids, inside=MADE_FOR_THE_RANK)
-    return tuple(file for file in found if not _below(file.path, own) or _below(file.path, bound))
-
-
-def _below(path: str, folders: Iterable[str]) -> bool:
-    return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
+    found = mapped.outside_files(pids, inside=KERNELS)
+    return tuple(file for file in found if rootfs.is_hosts(plan, file.path, writable=False))
 
 
 def _follow(images: Path, rank: int, undo: ExitStack) -> Follower:
@@ -318,7 +312,12 @@ def seal(node: Node, folder: LifeFolder, freeze_id: str) -> dict[str, Any]:
 def _facts(node: Node, dumped: Dumped) -> dict[str, Any]:
     """What a thaw has to know of the cell. Files alone need nothing of the node where they go on."""
     needs = {} if dumped.begins_anew else {requirements.NEEDS: requirements.needs(node, dumped.mapped)}
-    return {"root": dumped.root, identity.IDENTITY: identity.to_json(dumped.identity), **needs}
+    return {
+        "root": dumped.root,
+        identity.IDENTITY: identity.to_json(dumped.identity),
+        written.WRITTEN: written.to_json(dumped.written),
+        **needs,
+    }
 
 
 def release(node: Node, folder: LifeFolder, freeze_id: str) -> None:

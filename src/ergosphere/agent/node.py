@@ -18,6 +18,7 @@ from ergosphere.agent.logs import LogShipper
 from ergosphere.agent.place import CellKey, Place
 from ergosphere.agent.reserving import Reserve
 from ergosphere.agent.world import Cores
+from ergosphere.agent.written import WrittenFile
 from ergosphere.snapshots.depot import Depot
 from ergosphere.snapshots.digests import Follower
 from ergosphere.snapshots.gather import StagedCell
@@ -39,6 +40,7 @@ class Dumped:
     followers: dict[int, Follower]
     root: dict[str, object]
     identity: Identity
+    written: tuple[WrittenFile, ...] = ()  # open for writing where the host keeps them
     begins_anew: bool = False  # no images: see `saving`
     part: dict[str, Any] | None = None  # once it is sealed
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from ergosphere.agent import rootfs
+from ergosphere.agent import rootfs, written
 from ergosphere.agent.criu import CriuError
 from ergosphere.agent.node import Node
 from ergosphere.snapshots.manifest import CellPart, MappedFile
@@ -130,7 +130,7 @@ def weigh(node: Node, parts: Iterable[CellPart], spec: Mapping[str, Any]) -> str
         told = part.facts.get(NEEDS, {})
         for cause in (
             _machine(told), _device(told), _criu(told, node), _kernel(told), _cpu(told, node), _files(part),
-            _mounts(part, asked),
+            _mounts(part, asked), written.obstacle(written.from_json(part.facts)),
         ):  # fmt: skip
             if cause:
                 return cause

@@ -258,6 +258,18 @@ def missing_sources(plan: RootPlan, places: Places) -> tuple[str, ...]:
     return tuple(source for m in plan.binds if not os.path.lexists(source := places.resolve(m.source)))
 
 
+def is_hosts(plan: RootPlan, path: str, *, writable: bool) -> bool:
+    """Whether a rank finds the host's own file at `path`, and one that it may write (`writable`) or may not."""
+    shown = max((mount for mount in plan.mounts if _within(path, mount.target)), key=_depth, default=None)
+    if shown is None:
+        return not writable  # the root itself
+    return shown.kind == "bind" and shown.source == shown.target and shown.writable is writable
+
+
+def _depth(mount: Mount) -> int:
+    return len(mount.target)
+
+
 def without_vanished(plan: RootPlan, asked: Sequence[str]) -> RootPlan:
     """The plan without mounts of the host that nobody `asked` for, were only mirrored, and are gone (a USB stick)."""
     gone = {

@@ -23,6 +23,7 @@ from ergosphere.agent import (
     saving,
     sharing,
     storing,
+    written,
 )
 from ergosphere.agent.criu import Restore
 from ergosphere.agent.cut_port import LocalRank
@@ -106,7 +107,8 @@ def _check_fitness(node: Node, snapshot: Manifest, part: CellPart) -> None:
         node.changed.set()
         raise Refused(
             cause,
-            remedy="put the old files back (an upgraded package?), or thaw on a node that has what it needs",
+            remedy="put the old files back (an upgraded package?), thaw on a node that has what it needs, "
+            "or go back to an older snapshot (ergo snapshot restore)",
             lasting=True,
         )
 
@@ -214,10 +216,11 @@ def restore(node: Node, folder: LifeFolder, body: dict[str, Any]) -> None:
                 lasting=True,
             )
     (folder.path / "root.json").write_text(json.dumps(rootfs.plan_to_json(plan)))
+    _cut_back(folder, snapshot, part)
     try:
         keeper.restore(snapshot.id, ranks, RESTORE_S_MAX)
     except KeeperRefused as refused:
-        raise Refused(_why(ranks, str(refused))) from refused
+        raise _refusal(ranks, str(refused)) from refused
     _give_cores(node, folder, record)
 
 
@@ -241,14 +244,29 @@ def _plan_here(node: Node, folder: LifeFolder, record: LifeRecord, saved: rootfs
     return plan
 
 
-def _why(ranks: Sequence[RestoreRank], told: str) -> str:
+def _cut_back(folder: LifeFolder, snapshot: Manifest, part: CellPart) -> None:
+    """What the job has written to the host's files since its snapshot is done again. Raises Refused for a fork."""
+    longer = written.longer(written.from_json(part.facts))
+    if longer and snapshot.incarnation == 0:  # another job's snapshot: that one may be writing there
+        raise Refused(
+            f"{longer[0].path} has grown since the snapshot, and belongs to the job that it was taken of",
+            remedy="cut it back yourself if that job has ended; a job that is to be forked writes below its directory",
+            lasting=True,
+        )
+    for file in longer:
+        excess = written.cut_back(file)
+        folder.note(f"the last {excess} bytes of {file.path} were cut off: the job had written them after its snapshot")
+
+
+def _refusal(ranks: Sequence[RestoreRank], told: str) -> Refused:
     """CRIU's own reason where its log has one."""
     for rank in ranks:
         log = Path(rank.log).with_name("restore.log")
         if log.exists() and "Error" in log.read_text(errors="replace"):
             failure = criu_log.explain_file(log, 1)
-            return f"rank {rank.rank} could not be restored: {failure}"
-    return told
+            cause = f"rank {rank.rank} could not be restored: {failure.cause}"
+            return Refused(cause, remedy=failure.remedy, lasting=failure.lasts)
+    return Refused(told)
 
 
 def _restore_rank(node: Node, folder: LifeFolder, record: LifeRecord, plan: rootfs.RootPlan, rank: int) -> RestoreRank:
