@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -73,6 +74,47 @@ def test_a_job_in_the_network_of_the_host_is_paused_and_goes_on(fleet: Fleet, fo
     job.printed()
     job.finished_whole()
     assert int(job.err()) > 0
+
+
+MEETING = """
+import os, sys, time
+import torch, torch.distributed as dist
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+step, over = 0, torch.zeros(1)
+while not over.item():
+    over.fill_(float(dist.get_rank() == 0 and os.path.exists("stop")))
+    dist.all_reduce(over)
+    part = torch.full((4,), float(step + dist.get_rank()))
+    dist.all_reduce(part)
+    print(step, int(part[0]), flush=True)
+    step += 1
+    time.sleep(0.02)
+"""
+
+
+def test_jobs_of_two_ranks_meet_in_the_network_of_the_host_and_again_after_thaws(fleet: Fleet, folder: Path) -> None:
+    (folder / "meeting.py").write_text(MEETING)
+    command = (sys.executable, "meeting.py")
+    jobs = [
+        fleet.submit(command, folder, name=name, ranks=2, network="host", mounts=(sys.prefix,)) for name in ("a", "b")
+    ]
+    for job in jobs:
+        job.printed()
+    for _ in range(3):
+        jobs[0].verb("pause")
+        jobs[0].verb("resume")
+        jobs[0].printed()
+    jobs[0].verb("snapshot")
+    jobs[0].printed()
+    os.kill(jobs[0].main_pid(rank=1), signal.SIGKILL)
+    wait_for(lambda: jobs[0].detail["recoveries"] == 1, "it is recovered")
+    jobs[0].printed()
+    assert jobs[0].told("thaw-failed") == []
+    for job in jobs:
+        job.finish()
+        out = job.out()
+        assert out == job.out(1) == [f"{step} {2 * step + 1}" for step in range(len(out))], job.story()
 
 
 def test_the_root_is_read_only_but_for_what_belongs_to_the_job(fleet: Fleet, folder: Path) -> None:

@@ -41,7 +41,7 @@ def files_of(folder: LifeFolder, seat: CellPlan) -> CellFiles:
 
 def furnish(node: Node, folder: LifeFolder, life: LifePlan, seat: CellPlan) -> None:
     """Each rank's own folder, seen at /run/ergo: init, shim, control file, names. Logs that are there stay."""
-    known = ((cell.known_as or cell.address, rank) for cell in life.cells for rank in cell.ranks)
+    known = ((cell.known_as or world.address_of(life, cell), rank) for cell in life.cells for rank in cell.ranks)
     names = {host_name(life, rank): address for address, rank in known if address}
     for rank in seat.ranks:
         own = folder.rank(rank)

@@ -6,17 +6,20 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
 from ergosphere.agent.ports import Refused
-from ergosphere.core.launcher import command_of_rank, rank_variables
-from ergosphere.wire.agents import LifePlan
+from ergosphere.core.launcher import MASTER_PORT, command_of_rank, rank_variables
+from ergosphere.wire.agents import CellPlan, LifePlan
 from ergosphere.wire.jobs import JobSpec
 
 SHIM_PATH: Final = "/run/ergo/shim"
 # The submitter's access to us, and to everybody's snapshots, is not the job's.
 OURS: Final = frozenset({"ERGO_HOME", "ERGO_TOKEN", "ERGO_URL", "ERGO_KEY", "ERGO_KEY_FILE"})
+LOOPBACK: Final = "127.0.0.1"
+HOST_PORTS: Final = range(20_000, 29_001)  # below the kernel's own choices; a prime number of them spreads the jobs
 NOT_FOUND: Final = 127  # as shells say it
 NOT_EXECUTABLE: Final = 126
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,21 +44,26 @@ def variables(plan: LifePlan, rank: int) -> dict[str, str]:
     """The environment of one rank: the submitter's, what its launcher would have set, and the little that is ours."""
     spec = plan.spec
     world = {name: value for name, value in spec.env.items() if name not in OURS}
-    world.update(rank_variables(rank, spec.ranks, _master(plan), launched=spec.rank_env))
+    world.update(rank_variables(rank, spec.ranks, *_master(plan), launched=spec.rank_env))
     world.setdefault("OMP_NUM_THREADS", str(plan.threads))
     world.setdefault("PATH", DEFAULT_PATH)
     world["PWD"] = spec.workdir
-    world["ERGO_ADDRESS"] = _address(plan, rank)
+    world["ERGO_ADDRESS"] = next(address_of(plan, cell) for cell in plan.cells if rank in cell.ranks)
     world["PYTHONPATH"] = os.pathsep.join(filter(None, (SHIM_PATH, spec.env.get("PYTHONPATH", ""))))
     return world
 
 
-def _master(plan: LifePlan) -> str:
-    return plan.cells[0].address or "127.0.0.1"
+def _master(plan: LifePlan) -> tuple[str, int]:
+    """Address and port where the ranks meet. On the host's network, jobs cannot all have torchrun's port."""
+    address = plan.cells[0].address
+    if plan.spec.network != "host":
+        return address or LOOPBACK, MASTER_PORT
+    return LOOPBACK, HOST_PORTS[int(IPv4Address(address or LOOPBACK)) % len(HOST_PORTS)]
 
 
-def _address(plan: LifePlan, rank: int) -> str:
-    return next(cell.address for cell in plan.cells if rank in cell.ranks)
+def address_of(plan: LifePlan, cell: CellPlan) -> str:
+    """Where its peers find a cell. On the host's network nobody has its own address, and all cells are on this host."""
+    return LOOPBACK if plan.spec.network == "host" else cell.address
 
 
 def command(spec: JobSpec, rank: int, world: Mapping[str, str], work: Path) -> tuple[str, ...]:
