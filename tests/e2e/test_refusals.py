@@ -142,6 +142,11 @@ def _flip(path: Path) -> None:
             file.write(bytes([byte ^ 1]))
 
 
+def _halve(path: Path) -> None:
+    """Its second half was never written."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
 def _packs(fleet: Fleet) -> set[Path]:
     return set(fleet.home.glob("store/vaults/*/packs/*/*"))
 
@@ -150,9 +155,10 @@ def _is_remote(job: Job, snapshot: str) -> bool:
     return any(one["id"] == snapshot and one["durability"] == "remote" for one in job.detail["snapshots"])
 
 
+@pytest.mark.parametrize("damage", [_flip, _halve], ids=["bits are others", "half is written"])
 @pytest.mark.parametrize("what", ["manifest", "content"])
 def test_of_a_damaged_snapshot_the_one_before_is_used_and_that_is_said(
-    fleet_of_its_own: Fleet, folder: Path, what: str
+    fleet_of_its_own: Fleet, folder: Path, what: str, damage: Callable[[Path], None]
 ) -> None:
     fleet = fleet_of_its_own
     first = "open('data', 'w').write('first\\n' * 5000); marks = os.urandom(3 << 20)"
@@ -174,7 +180,7 @@ def test_of_a_damaged_snapshot_the_one_before_is_used_and_that_is_said(
         copies = (*fleet.memory.glob(f"*/images/{newest}/**/*"), *fleet.memory.glob("*/pool/**/*"))
         damaged = [path for path in (*(_packs(fleet) - whole), *copies) if path.is_file() and path.stat().st_size]
     for path in damaged:
-        _flip(path)
+        damage(path)
     job.verb("resume")
     job.printed()
     told = " ".join(event["text"] for event in job.events())

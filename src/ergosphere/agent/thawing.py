@@ -179,7 +179,8 @@ def _fetch_images(node: Node, key: CellKey, snapshot: Manifest, part: CellPart, 
         calls.resume_calls(folder)
         closed = images.close_outside(folder, inside)
         if closed:
-            LifeFolder(node.place.life(key)).note(f"rank {rank}: {closed} connections to the outside ended by the thaw")
+            several = f"{closed} connections" if closed > 1 else "1 connection"
+            LifeFolder(node.place.life(key)).note(f"rank {rank}: {several} to the outside ended by the thaw")
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(fetch_one, (rank.rank for rank in part.ranks)))
