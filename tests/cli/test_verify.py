@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ergosphere import system
+from ergosphere.cli.errors import ExitCode
 from ergosphere.cli.printing import Source
-from ergosphere.cli.verifying.blows import VERIFY, Kind, draw, one_of
+from ergosphere.cli.verifying.blows import VERIFY, Blow, Kind, draw, one_of
+from ergosphere.cli.verifying.command import exit_code_of
 from ergosphere.cli.verifying.compare import compare_runs
+from ergosphere.cli.verifying.course import Course
 from ergosphere.cli.verifying.outcome import Outcome
+from ergosphere.cli.verifying.strikes import Struck
+from ergosphere.cli.verifying.verdict import Verdict, value_of, view
 from ergosphere.snapshots.scan import scan
 from ergosphere.snapshots.tree import Tree
+from ergosphere.wire.jobs import JobDetail
 
 OUT = Source(0, "out")
 
@@ -109,3 +116,63 @@ def test_a_pick_always_falls_on_somebody(pick: float, size: int) -> None:
 def test_resizes_are_drawn_only_where_they_were_asked_for() -> None:
     assert Kind.RESIZE not in {blow.kind for blow in draw(system.dice(1), 50)}
     assert Kind.RESIZE in {blow.kind for blow in draw(system.dice(1), 7, (*VERIFY, Kind.RESIZE))}
+
+
+JOB = JobDetail.model_validate(
+    {"id": "j1", "name": "quick", "project": "default", "tier": "standard", "ranks": 1, "phase": "succeeded"}
+    | {"command": ("true",), "submitted_s": 0.0, "workdir": "/x", "network": "private"}
+)
+MEANT = tuple(Blow(kind, 0.1 * number, 0.5) for number, kind in enumerate(VERIFY))
+
+
+def verdict_of(folder: Path, struck: tuple[Struck, ...], unstruck: tuple[Blow, ...], out: bytes = b"") -> Verdict:
+    """Of a job whose disturbed run wrote `out`; undisturbed it wrote nothing."""
+    left, right = run_of(folder / "left", {}), run_of(folder / "right", {}, out)
+    course = Course(JOB, struck, unstruck, right)
+    return Verdict("true", 1, "the same command", 1.0, course, compare_runs(left, right, left.tree))
+
+
+def shown(verdict: Verdict) -> str:
+    from rich.console import Console
+
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(view(verdict, 200))
+    return captured.get()
+
+
+def refused(blow: Blow) -> Struck:
+    return Struck(blow, f"{blow.kind}: refused, it cannot be frozen", done=False)
+
+
+@pytest.mark.parametrize("struck", [(), tuple(map(refused, MEANT))], ids=["too late", "refused"])
+def test_a_job_that_no_blow_has_hit_is_not_called_identical(tmp_path: Path, struck: tuple[Struck, ...]) -> None:
+    verdict = verdict_of(tmp_path, struck, MEANT[len(struck) :])
+    assert exit_code_of(verdict) is ExitCode.UNDISTURBED
+    said = value_of(verdict)
+    assert (said["verdict"], said["identical"]) == ("not disturbed", False)
+    assert set(said["never_dealt"]) == set(VERIFY)
+    text = shown(verdict)
+    assert "not disturbed" in text and "remedy: " in text and "✓" not in text and "every byte" not in text
+    assert ("it cannot be frozen" if struck else "a longer program") in text
+
+
+def test_of_a_job_that_some_blows_have_hit_the_kinds_that_never_came_are_named(tmp_path: Path) -> None:
+    pause, move, *others = MEANT
+    verdict = verdict_of(tmp_path, (Struck(pause, "paused, and resumed", done=True), refused(move)), tuple(others))
+    assert exit_code_of(verdict) is ExitCode.OK and value_of(verdict)["verdict"] == "identical"
+    never = [str(kind) for kind in VERIFY if kind is not Kind.PAUSE]
+    assert value_of(verdict)["never_dealt"] == never
+    assert f"never dealt: {', '.join(never)}" in shown(verdict)
+
+
+def test_without_events_two_runs_are_only_compared(tmp_path: Path) -> None:
+    verdict = verdict_of(tmp_path, (), ())
+    assert exit_code_of(verdict) is ExitCode.OK and value_of(verdict)["never_dealt"] == []
+    assert "✓ identical" in shown(verdict) and "never dealt" not in shown(verdict)
+
+
+def test_a_difference_is_one_whether_or_not_the_job_was_hit(tmp_path: Path) -> None:
+    verdict = verdict_of(tmp_path, (), MEANT, b"more")
+    assert exit_code_of(verdict) is ExitCode.FAILED and value_of(verdict)["verdict"] == "differs"
+    assert "✗ 1 of 2 things differ" in shown(verdict)

@@ -104,7 +104,7 @@ def test_a_server_and_its_client_over_one_connection_come_out_identical(verify: 
     code, verdict = verify("--seed", "3", "--events", "2", "--", *words)
     assert (code, differing(verdict)) == (0, []), json.dumps(verdict, indent=1)
     assert {"rank 0 stdout", "answers.jsonl"} <= {finding["what"] for finding in verdict["findings"]}
-    assert any(blow["done"] for blow in verdict["blows"]) and "without ergo" in verdict["against"]
+    assert verdict["verdict"] == "identical" and "without ergo" in verdict["against"]
     assert left_behind(places) == []
 
 
@@ -117,6 +117,13 @@ def test_a_program_that_is_bound_to_differ_does_until_it_is_masked(verify: Verif
     code, verdict = verify("--events", "0", "--against", "ergo", "--mask", "took .* s", *words)
     assert (code, verdict["identical"], verdict["masks"]) == (0, True, ["took .* s"])
     assert "under ergo" in verdict["against"] and left_behind(places) == []
+
+
+def test_a_program_that_ends_before_the_first_blow_proves_nothing(verify: Verify, places: Path) -> None:
+    code, verdict = verify("--", "true")
+    assert (code, differing(verdict), verdict["verdict"], verdict["identical"]) == (8, [], "not disturbed", False)
+    assert len(verdict["never_dealt"]) == 6 and not any(blow["done"] for blow in verdict["blows"])
+    assert left_behind(places) == []
 
 
 def test_a_program_that_fails_by_itself_is_said_to(places: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     DENIED = 5  # the token is missing or wrong
     REFUSED = 6  # the server understood and said no: too many ranks, too big, wrong phase
     RESULTS = 7  # `run`: the job succeeded, and its results did not come home
+    UNDISTURBED = 8  # `verify`: identical, but no blow was dealt, so nothing is proved
     OURS = 70  # ergo itself failed in a way that nobody foresaw: a bug
     NOT_EXECUTABLE = 126  # as in a shell: the job's command is there but cannot be executed
     NOT_FOUND = 127  # as in a shell: the job's command is not there

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ergosphere.cli.verifying.verdict import Verdict
 
 EVENTS: Final = 6  # each kind of blow once
-HELP: Final = """Run a command undisturbed and disturbed, and compare every byte. Exit code 0 when all is identical.
+HELP: Final = """Run a command undisturbed and disturbed, and compare every byte.
+
+It returns 0 when all is identical, 1 when something differs (or the command fails by itself), and 8 when the job could
+not be disturbed at all, however identical it was: let it run longer. `--events 0` only compares two runs.
 
 The disturbed run is paused, moved and hit with kill -9 (a rank, an agent, the server) by a seeded schedule, in a fleet
 of its own that is gone afterwards. Undisturbed is by default the same command without ergo; for more than two ranks
@@ -34,7 +37,9 @@ whose sums are exact it is the command under ergo, and what it gives without erg
 def verify(
     words: Annotated[list[str], typer.Argument(metavar="[--] CMD…", show_default=False)],
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the schedule; else a new one.")] = None,
-    events: Annotated[int, typer.Option("--events", min=0, max=1000, help="How many blows fall.")] = EVENTS,
+    events: Annotated[
+        int, typer.Option("--events", min=0, max=1000, help="How many blows fall; 0: none, only compare.")
+    ] = EVENTS,
     against: Annotated[
         str | None, typer.Option("--against", metavar="direct|ergo", help="Undisturbed without ergo, or under it.")
     ] = None,
@@ -104,7 +109,20 @@ def verify(
     with ended_in_order(), telling(here.clock, quiet) as tell:
         verdict = run_trial(here, tools, wish, tell)
     _print(verdict, form)
-    return ExitCode.OK if verdict.identical else ExitCode.FAILED
+    return exit_code_of(verdict)
+
+
+def exit_code_of(verdict: Verdict) -> ExitCode:
+    """0 only for what has been shown."""
+    from ergosphere.cli.verifying.verdict import Judgement
+
+    match verdict.judgement:
+        case Judgement.IDENTICAL:
+            return ExitCode.OK
+        case Judgement.DIFFERS:
+            return ExitCode.FAILED
+        case Judgement.NOT_DISTURBED:
+            return ExitCode.UNDISTURBED
 
 
 def tools_of(here: Desk) -> Path:

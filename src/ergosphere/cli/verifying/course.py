@@ -11,7 +11,7 @@ from ergosphere.cli.errors import CliError
 from ergosphere.cli.fetching import get_blob
 from ergosphere.cli.follow import page_bytes, read_page
 from ergosphere.cli.printing import Source
-from ergosphere.cli.verifying.blows import Blow
+from ergosphere.cli.verifying.blows import Blow, Kind
 from ergosphere.cli.verifying.fleet import PrivateFleet
 from ergosphere.cli.verifying.outcome import Outcome
 from ergosphere.cli.verifying.plain import sources
@@ -66,6 +66,22 @@ class Course:
     struck: tuple[Struck, ...]
     unstruck: tuple[Blow, ...]
     outcome: Outcome
+
+    @property
+    def dealt(self) -> frozenset[Kind]:
+        """The kinds of blow that befell it at least once."""
+        return frozenset(one.blow.kind for one in self.struck if one.done)
+
+    @property
+    def never_dealt(self) -> tuple[Kind, ...]:
+        """The kinds that were to befall it and never did, in the schedule's order."""
+        meant = (*(one.blow for one in self.struck), *self.unstruck)
+        return tuple(dict.fromkeys(blow.kind for blow in meant if blow.kind not in self.dealt))
+
+    @property
+    def disturbed(self) -> bool:
+        """Something befell it, or nothing was to."""
+        return bool(self.dealt) or not self.never_dealt
 
 
 def sent(fleet: PrivateFleet, prepared: Prepared, copy: WorkCopy) -> JobSpec:

@@ -46,6 +46,11 @@ def main_process(fleet: PrivateFleet, job: str, incarnation: int, rank: int) -> 
     return None
 
 
+def is_running(fleet: PrivateFleet, job: str) -> bool:
+    """Some rank of the job is there to be disturbed, whatever the server believes."""
+    return any(found.cell.job == job for found in running_ranks(fleet))
+
+
 def sitting_on(fleet: PrivateFleet, node: str) -> tuple[CellKey, ...]:
     """The cells whose groups are on a node now."""
     hierarchy = cgroups.choose(system.freezer_version())

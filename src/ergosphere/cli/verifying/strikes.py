@@ -18,7 +18,7 @@ from ergosphere.cli.errors import CliError
 from ergosphere.cli.verifying import sweep
 from ergosphere.cli.verifying.blows import Blow, Kind, one_of
 from ergosphere.cli.verifying.fleet import PrivateFleet
-from ergosphere.cli.verifying.ranks import main_process
+from ergosphere.cli.verifying.ranks import is_running, main_process
 from ergosphere.cli.words import plural
 from ergosphere.core import elastic
 from ergosphere.core.model import ENDED, Phase
@@ -39,7 +39,9 @@ RETRY_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """What came of a blow. `done` False: it could not be dealt (the job was frozen or over) or was refused."""
+    """What came of a blow. `done` False: it could not be dealt (the job was frozen or over), was refused, or has not
+    been carried out in time.
+    """
 
     blow: Blow
     text: str
@@ -49,15 +51,23 @@ class Struck:
 def strike(fleet: PrivateFleet, job: str, blow: Blow, wait_s: float = VERB_WAIT_S) -> Struck:
     """Deal a blow, whatever the job is doing; verbs wait at most `wait_s` until they have been done."""
     try:
-        text = _again_if_away(fleet, job, lambda: _strike(fleet, job, blow, wait_s))
+        dealt = _again_if_away(fleet, job, lambda: _strike(fleet, job, blow, wait_s))
     except CliError as refused:
         return Struck(blow, f"{blow.kind}: refused, {refused.cause}", done=False)
-    if text is None:
+    if dealt is None:
         return Struck(blow, f"{blow.kind}: the job was not running, nothing to hit", done=False)
-    return Struck(blow, text, done=True)
+    return Struck(blow, dealt.text, dealt.done)
 
 
-def _again_if_away(fleet: PrivateFleet, job: str, deal: Callable[[], str | None]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """What was done, in words. `done` False: it was asked for, and not done within the time given."""
+
+    text: str
+    done: bool = True
+
+
+def _again_if_away(fleet: PrivateFleet, job: str, deal: Callable[[], _Dealt | None]) -> _Dealt | None:
     """Once more, when the job is at rest, where another blow took the server away meanwhile."""
     try:
         return deal()
@@ -68,7 +78,7 @@ def _again_if_away(fleet: PrivateFleet, job: str, deal: Callable[[], str | None]
         return deal()
 
 
-def _strike(fleet: PrivateFleet, job: str, blow: Blow, wait_s: float) -> str | None:
+def _strike(fleet: PrivateFleet, job: str, blow: Blow, wait_s: float) -> _Dealt | None:
     match blow.kind:
         case Kind.PAUSE:
             return _pause(fleet, job, blow.pick, wait_s)
@@ -81,9 +91,9 @@ def _strike(fleet: PrivateFleet, job: str, blow: Blow, wait_s: float) -> str | N
         case Kind.KILL_RANK:
             return _kill_rank(fleet, job, blow.pick, wait_s)
         case Kind.KILL_AGENT:
-            return _kill_agent(fleet, one_of(fleet.nodes, blow.pick))
+            return _kill_agent(fleet, one_of(fleet.nodes, blow.pick)) if is_running(fleet, job) else None
         case Kind.KILL_SERVER:
-            return _kill_server(fleet, AWAY_S_MAX * blow.pick)
+            return _kill_server(fleet, AWAY_S_MAX * blow.pick) if is_running(fleet, job) else None
         case Kind.LOSE_NODE:
             return _lose_node(fleet, job, blow.pick)
 
@@ -132,45 +142,48 @@ def job_now(fleet: PrivateFleet, job: str) -> JobDetail:
     return patient(fleet, lambda client: asking.job(client, job))
 
 
-def _pause(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> str | None:
+def _pause(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt | None:
     if job_now(fleet, job).phase in ENDED:
         return None
     with fleet.client() as client:
         asking.verb(client, job, "pause", VerbRequest(wait_s=wait_s))
         fleet.clock.sleep(PAUSED_S_MAX * pick)
         result = asking.verb(client, job, "resume", VerbRequest(wait_s=wait_s))
-    return f"paused, and resumed {_where(result.job.nodes)}"
+    return _Dealt(f"paused, and resumed {_where(result.job.nodes)}")
 
 
-def _move(fleet: PrivateFleet, job: str, wait_s: float) -> str | None:
+def _move(fleet: PrivateFleet, job: str, wait_s: float) -> _Dealt | None:
     before = job_now(fleet, job)
     if before.phase in ENDED:
         return None
     with fleet.client() as client:
         result = asking.verb(client, job, "migrate", MigrateRequest(wait_s=wait_s))
-    return f"moved from {_names(before.nodes)} to {_names(result.job.nodes)}" if result.done else "asked for a move"
+    text = f"moved from {_names(before.nodes)} to {_names(result.job.nodes)}" if result.done else "asked for a move"
+    return _Dealt(text, result.done)
 
 
-def _resize(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> str | None:
+def _resize(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt | None:
     before = job_now(fleet, job)
     others = [size for size in elastic.sizes(before.ranks, before.min_devices) if size != before.devices]
     if before.phase is not Phase.RUNNING or not others:
         return None
     with fleet.client() as client:
         result = asking.verb(client, job, "resize", ResizeRequest(devices=one_of(others, pick), wait_s=wait_s))
+    if not result.done:
+        return _Dealt(f"asked for {one_of(others, pick)} devices", done=False)
     text = f"resized from {plural(before.devices, 'device')} to {result.job.devices}"
-    return f"{text}, {_where(result.job.nodes)}" if result.done else f"asked for {one_of(others, pick)} devices"
+    return _Dealt(f"{text}, {_where(result.job.nodes)}")
 
 
-def _snapshot(fleet: PrivateFleet, job: str, wait_s: float) -> str | None:
+def _snapshot(fleet: PrivateFleet, job: str, wait_s: float) -> _Dealt | None:
     if job_now(fleet, job).phase is not Phase.RUNNING:
         return None
     with fleet.client() as client:
         result = asking.verb(client, job, "snapshot", VerbRequest(wait_s=wait_s))
-    return f"snapshot {result.snapshot}" if result.done else "asked for a snapshot"
+    return _Dealt(f"snapshot {result.snapshot}" if result.done else "asked for a snapshot", result.done)
 
 
-def _kill_rank(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> str | None:
+def _kill_rank(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt | None:
     found = job_now(fleet, job)
     rank = one_of(range(found.ranks), pick)
     pid = main_process(fleet, found.id, found.incarnation, rank)
@@ -179,7 +192,9 @@ def _kill_rank(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> str
     text = f"kill -9 {pid}: rank {rank} {_where(found.nodes)}"
     struck_s = fleet.clock.monotonic()
     back = _recovered(fleet, found, wait_s)
-    return f"{text}; back {_where(back.nodes)} after {fleet.clock.monotonic() - struck_s:.1f} s" if back else text
+    if back is None:
+        return _Dealt(text)
+    return _Dealt(f"{text}; back {_where(back.nodes)} after {fleet.clock.monotonic() - struck_s:.1f} s")
 
 
 def _recovered(fleet: PrivateFleet, before: JobDetail, wait_s: float) -> JobDetail | None:
@@ -195,11 +210,11 @@ def _recovered(fleet: PrivateFleet, before: JobDetail, wait_s: float) -> JobDeta
     return None
 
 
-def _kill_agent(fleet: PrivateFleet, node: str) -> str | None:
+def _kill_agent(fleet: PrivateFleet, node: str) -> _Dealt | None:
     pid = agent_of(fleet, node)
     if pid is None or not _kill(pid):
         return None
-    return f"kill -9 {pid}: the agent of {node}"
+    return _Dealt(f"kill -9 {pid}: the agent of {node}")
 
 
 def agent_of(fleet: PrivateFleet, node: str) -> int | None:
@@ -211,21 +226,21 @@ def agent_of(fleet: PrivateFleet, node: str) -> int | None:
     return None
 
 
-def _kill_server(fleet: PrivateFleet, away_s: float) -> str:
+def _kill_server(fleet: PrivateFleet, away_s: float) -> _Dealt:
     pid = fleet.kill_server()
     fleet.clock.sleep(away_s)
     fleet.start_server()
-    return f"kill -9 {pid}: the server; another one {away_s:.1f} s later"
+    return _Dealt(f"kill -9 {pid}: the server; another one {away_s:.1f} s later")
 
 
-def _lose_node(fleet: PrivateFleet, job: str, pick: float) -> str | None:
+def _lose_node(fleet: PrivateFleet, job: str, pick: float) -> _Dealt | None:
     """What a crash of the machine takes: every process of the node, and its memory."""
     held = sorted(set(job_now(fleet, job).nodes))
     node = one_of(held or fleet.nodes, pick)
     group = cgroups.freezer(fleet.place(node).group, cgroups.choose(system.freezer_version()))
     group.kill()
     sweep.forget_memory(fleet.place(node).memory)
-    return f"{node} lost: its agent, keepers, ranks and memory"
+    return _Dealt(f"{node} lost: its agent, keepers, ranks and memory")
 
 
 def _kill(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from ergosphere.cli.columns import Cell, Column, Row, table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ergosphere.cli.facts import Fact
 
 DIGEST_SHOWN: Final = 16  # hex digits
+LONG_ENOUGH_S: Final = 20.0  # that a program runs by itself: a blow is dealt and over within some seconds
 ROWS_MAX: Final = 40  # of a table; those that differ are always shown
 _COLUMNS: Final = (
     Column("WHAT", floor=16),
@@ -27,6 +29,14 @@ _COLUMNS: Final = (
     Column("DISTURBED"),
     Column("VERDICT"),
 )
+
+
+class Judgement(StrEnum):
+    """What a verification has shown."""
+
+    IDENTICAL = "identical"
+    DIFFERS = "differs"
+    NOT_DISTURBED = "not disturbed"  # identical, and nothing is proved by it: no blow was dealt
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +54,19 @@ class Verdict:
     without: Comparison | None = None  # without ergo against under ergo, both undisturbed, where sums differ
 
     @property
-    def identical(self) -> bool:
-        return self.comparison.identical
+    def judgement(self) -> Judgement:
+        """Identical only where the job was disturbed as asked, or nothing was asked for (`--events 0`)."""
+        if not self.comparison.identical:
+            return Judgement.DIFFERS
+        return Judgement.IDENTICAL if self.course.disturbed else Judgement.NOT_DISTURBED
 
 
 def value_of(verdict: Verdict) -> dict[str, Any]:
     """For machines."""
     job = verdict.course.job
     return {
-        "identical": verdict.identical,
+        "verdict": verdict.judgement,
+        "identical": verdict.judgement is Judgement.IDENTICAL,
         "seed": verdict.seed,
         "against": verdict.against,
         "masks": list(verdict.masks),
@@ -64,6 +78,7 @@ def value_of(verdict: Verdict) -> dict[str, Any]:
             {"kind": s.blow.kind, "at": s.blow.at, "done": s.done, "text": s.text} for s in verdict.course.struck
         ],
         "blows_too_late": len(verdict.course.unstruck),
+        "never_dealt": list(verdict.course.never_dealt),
         "moves": job.moves,
         "recoveries": job.recoveries,
         "resizes": job.resizes,
@@ -152,7 +167,7 @@ def _facts(verdict: Verdict) -> list[Fact]:
     lines = [
         Fact("seed", f"{verdict.seed}"),
         Fact("against", verdict.against),
-        Fact("blows", _blows(course), "yellow" if course.unstruck else ""),
+        Fact("blows", _blows(course), "yellow" if course.never_dealt else ""),
         Fact("job", f"{plural(job.moves, 'move')}, {plural(job.recoveries, 'recovery', 'recoveries')}, "
              f"{span_text(job.paused_total_s)} paused, {plural(job.lost_lines, 'line')} redone"),
         Fact("time", f"{span_text(verdict.plain_s)} undisturbed, {span_text(course.outcome.span_s)} disturbed"),
@@ -177,7 +192,8 @@ def _blows(course: Course) -> str:
     parts = [f"{done} dealt"]
     parts += [f"{len(course.struck) - done} could not be"] * (done < len(course.struck))
     parts += [f"{late} came too late: the job had ended (let it run longer)"] * bool(late)
-    return ", ".join(parts)
+    never = [f"never dealt: {', '.join(course.never_dealt)}"] * bool(course.never_dealt)
+    return "; ".join([", ".join(parts), *never])
 
 
 def _again_text(again: Comparison) -> str:
@@ -217,10 +233,34 @@ def _shown(data: bytes) -> str:
 def _last_line(verdict: Verdict) -> Text:
     from rich.text import Text
 
-    if verdict.identical:
-        count = sum(finding.left.size for finding in verdict.comparison.findings if finding.left is not None)
-        things = plural(len(verdict.comparison.findings), "thing")
-        masked = " but for what was masked" if any(finding.masked for finding in verdict.comparison.findings) else ""
-        return Text(f"✓ identical{masked}: {things}, {bytes_text(count)}, every byte", "bold green")
-    differing = sum(not finding.same for finding in verdict.comparison.findings)
-    return Text(f"✗ {differing} of {plural(len(verdict.comparison.findings), 'thing')} differ", "bold red")
+    things = plural(len(verdict.comparison.findings), "thing")
+    match verdict.judgement:
+        case Judgement.IDENTICAL:
+            return Text(f"✓ identical{_but_for(verdict)}: {things}, {_compared(verdict)}, every byte", "bold green")
+        case Judgement.NOT_DISTURBED:
+            why = f"{_what_went_wrong(verdict.course)}; identical{_but_for(verdict)} says nothing then"
+            return Text(f"· not disturbed: {why}\n  remedy: {_remedy(verdict.course)}", "bold yellow")
+        case Judgement.DIFFERS:
+            differing = sum(not finding.same for finding in verdict.comparison.findings)
+            return Text(f"✗ {differing} of {things} differ", "bold red")
+
+
+def _but_for(verdict: Verdict) -> str:
+    return " but for what was masked" if any(finding.masked for finding in verdict.comparison.findings) else ""
+
+
+def _compared(verdict: Verdict) -> str:
+    return bytes_text(sum(finding.left.size for finding in verdict.comparison.findings if finding.left is not None))
+
+
+def _what_went_wrong(course: Course) -> str:
+    blows = plural(len(course.struck) + len(course.unstruck), "blow")
+    if course.unstruck:
+        return f"the job had ended after {span_text(course.outcome.span_s)}, before any of {blows} could be dealt"
+    return f"none of {blows} could be dealt"
+
+
+def _remedy(course: Course) -> str:
+    if course.unstruck:
+        return f"a longer program (more steps, more data): {LONG_ENOUGH_S:.0f} s are enough; `--events 0` only compares"
+    return f"see to what stood against the last one: {safe_line(course.struck[-1].text)}"
