@@ -164,7 +164,6 @@ def test_a_priority_that_is_no_tier_or_another_one_is_refused():
     ("said", "cause"),
     [
         ({"workdir": "nowhere"}, "not there"),
-        ({"workdir": "/"}, "the working directory is /"),
         ({"tier": "gold"}, "--tier"),
         ({"network": "wifi"}, "--network"),
         ({"name": "a b"}, "--name"),
@@ -175,6 +174,30 @@ def test_a_priority_that_is_no_tier_or_another_one_is_refused():
 )
 def test_a_value_that_cannot_be_meant_is_refused(said, cause, submitter):
     assert cause in refusal(Draft(command=("true",), **said), submitter).cause
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ({"workdir": "/"}, "the whole machine cannot be copied"),
+        ({"workdir": "~"}, "is or holds your home directory"),
+        ({"workdir": "/usr", "env": {"HOME": "/usr/share"}}, "is or holds your home directory"),
+        ({"workdir": "/tmp"}, "is made anew for each rank"),
+        ({"workdir": "/dev/shm"}, "is made anew for each rank"),
+        ({"workdir": "/proc/self/net"}, "is made anew for each rank"),
+    ],
+)
+def test_a_working_directory_that_no_node_would_accept_is_refused_before_it_is_scanned(
+    said, cause, submitter, monkeypatch
+):
+    monkeypatch.setenv("HOME", submitter.environment["HOME"])
+    fault = refusal(Draft(command=("true",), **said), submitter)
+    assert cause in fault.cause and fault.code == ExitCode.USAGE
+    assert fault.remedy == "start the job from the folder that holds its program, or name it with --workdir"
+
+
+def test_a_home_that_is_not_said_is_nobodys_working_directory(submitter):
+    prepare(Draft(command=("true",), env={"HOME": ""}), submitter)
 
 
 def test_flags_go_before_the_file():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ergosphere.agent.hostmounts import HostMount, read_mounts
+from ergosphere.core.workdir import OWN, REMEDY, below_any, refusal, within
 
 Kind = Literal["bind", "inner", "tmpfs", "proc", "devpts"]
 
@@ -22,9 +23,6 @@ RANK_AT: Final = "/run/ergo"
 SHARED_AT: Final = f"{RANK_AT}/shared"
 WORK, CACHE, RANK, EMPTY, SHARED = "@work", "@cache", "@rank", "@empty", "@shared"
 RESOLV_CONF: Final = "/etc/resolv.conf"
-# Never a rank's working directory, and never opened by --mount: they are made for each rank, or are the kernel's own.
-OWN: Final = ("/proc", "/sys", "/dev", "/run", "/tmp", "/dev/shm", "/dev/pts", "/var/run")
-_KERNELS: Final = ("/proc", "/sys", "/run", "/dev/pts")
 
 
 class RootError(Exception):
@@ -119,15 +117,11 @@ def make_plan(spec: RootSpec, mounts: Sequence[HostMount] | None = None) -> Root
 
 
 def _check_workdir(workdir: str, home: str | None) -> None:
-    remedy = "start the job from the folder that holds its program"
-    if workdir == "/":
-        raise RootError("the working directory is /, and the whole machine cannot be copied", remedy)
-    if home is not None and _within(os.path.realpath(home), workdir):
-        raise RootError(f"the working directory {workdir} is or holds your home directory", remedy)
-    if workdir in OWN or _below_any(workdir, _KERNELS):
-        raise RootError(f"the working directory {workdir} is made anew for each rank, so it cannot be copied", remedy)
+    refused = refusal(workdir, None if home is None else os.path.realpath(home))
+    if refused is not None:
+        raise RootError(refused.error, refused.remedy)
     if os.path.lexists(workdir) and not Path(workdir).is_dir():
-        raise RootError(f"the working directory {workdir} is not a folder", remedy)
+        raise RootError(f"the working directory {workdir} is not a folder", REMEDY)
 
 
 def _mirrored(mounts: Iterable[HostMount]) -> list[Mount]:
@@ -135,7 +129,7 @@ def _mirrored(mounts: Iterable[HostMount]) -> list[Mount]:
     return [
         Mount("bind", mount.target, mount.target)
         for mount in mounts
-        if mount.real and mount.target != "/" and mount.target not in OWN and not _below_any(mount.target, OWN)
+        if mount.real and mount.target != "/" and mount.target not in OWN and not below_any(mount.target, OWN)
     ]
 
 
@@ -164,7 +158,7 @@ def _opened(spec: RootSpec, host: Sequence[HostMount]) -> list[Mount]:
     mounts: list[Mount] = []
     for path, writable in spec.opened:
         at = os.path.realpath(path)
-        if at == "/" or at in OWN or _below_any(at, ("/proc", "/sys")):
+        if at == "/" or at in OWN or below_any(at, ("/proc", "/sys")):
             raise RootError(f"--mount {path}: each rank has its own {at}", "name a folder or a file of yours")
         if not os.path.lexists(at):
             raise RootError(f"--mount {path}: there is no such path on this node", "make it, or leave the flag out")
@@ -175,14 +169,14 @@ def _opened(spec: RootSpec, host: Sequence[HostMount]) -> list[Mount]:
 def _put_work(wanted: dict[str, Mount], spec: RootSpec, workdir: str, host: Sequence[HostMount]) -> None:
     """The copy in place of the original: nothing below shines through but the ignored paths and what was opened."""
     opened = [os.path.realpath(path) for path, _ in spec.opened]
-    for target in [target for target in wanted if _within(target, workdir)]:
-        if not any(_within(target, path) for path in opened):
+    for target in [target for target in wanted if within(target, workdir)]:
+        if not any(within(target, path) for path in opened):
             del wanted[target]
     if workdir not in opened:  # --mount of the working directory itself: the original is shared, not copied
         wanted[workdir] = Mount("bind", workdir, WORK, writable=True)
     for relative in spec.bound:
         at = os.path.normpath(f"{workdir}/{relative}")
-        if not _within(at, workdir) or at == workdir:
+        if not within(at, workdir) or at == workdir:
             raise RootError(f"{relative} is not below the working directory", "name paths inside it")
         if Path(at).is_symlink() or not Path(at).exists():
             continue  # a link is copied with the rest; what is not there cannot be shown
@@ -192,22 +186,22 @@ def _put_work(wanted: dict[str, Mount], spec: RootSpec, workdir: str, host: Sequ
 
 def _mounted_below(host: Iterable[HostMount], path: str) -> list[str]:
     """The host's mounts below `path`: binding the path alone would lose them."""
-    return [mount.target for mount in host if mount.real and _below_any(mount.target, (path,))]
+    return [mount.target for mount in host if mount.real and below_any(mount.target, (path,))]
 
 
 def _may_have_cache(home: str) -> bool:
     """A home that is no folder here, or that the rank has of its own anyway, gets no cache."""
     real = os.path.realpath(home)
-    return Path(real).is_dir() and real != "/" and not _below_any(real, OWN)
+    return Path(real).is_dir() and real != "/" and not below_any(real, OWN)
 
 
 def _hide(wanted: dict[str, Mount], hidden: Iterable[str]) -> None:
     """An empty folder over each hidden one, where it would shine through, and over nothing mirrored below it."""
     for folder in map(os.path.realpath, hidden):
-        for target in [target for target in wanted if _within(target, folder)]:
+        for target in [target for target in wanted if within(target, folder)]:
             if wanted[target].source == target:
                 del wanted[target]
-        above = max((target for target in wanted if _within(folder, target)), key=len, default="/")
+        above = max((target for target in wanted if within(folder, target)), key=len, default="/")
         if above == "/" or wanted[above].source == above:
             wanted[folder] = Mount("bind", folder, EMPTY)
 
@@ -215,15 +209,7 @@ def _hide(wanted: dict[str, Mount], hidden: Iterable[str]) -> None:
 def _resolver_links() -> tuple[tuple[str, str], ...]:
     """/etc/resolv.conf often is a link into /run, which the rank has of its own: it leads to the rank's own copy."""
     real = os.path.realpath(RESOLV_CONF)
-    return ((real, f"{RANK_AT}/resolv.conf"),) if _within(real, "/run") else ()
-
-
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-def _below_any(path: str, folders: Iterable[str]) -> bool:
-    return any(path != folder and _within(path, folder) for folder in folders)
+    return ((real, f"{RANK_AT}/resolv.conf"),) if within(real, "/run") else ()
 
 
 def places_to_keeper(plan: RootPlan, places: Places) -> dict[str, Any]:
@@ -277,7 +263,7 @@ def without_vanished(plan: RootPlan, asked: Sequence[str]) -> RootPlan:
         for mount in plan.binds
         if mount.source == mount.target
         and not os.path.lexists(mount.target)
-        and not any(_within(mount.target, path) for path in asked)
+        and not any(within(mount.target, path) for path in asked)
     }
     return RootPlan(tuple(mount for mount in plan.mounts if mount.target not in gone), plan.links)
 

@@ -62,6 +62,7 @@ def prepare(draft: Draft, submitter: Submitter) -> Prepared:
     mounts = tuple(_mount(text, submitter.folder) for text in draft.mounts)
     env, notes = exported(draft.export, submitter.environment)
     env = {**env, **draft.env, "PWD": str(workdir)}
+    _check_workdir(workdir, env.get("HOME"))
     ground = Ground(workdir, tuple(Path(m.path) for m in mounts), (submitter.home,))
     if submitter.near:
         shown = own_tools(draft.command, env, ground)
@@ -135,13 +136,18 @@ def _workdir(named: str | None, submitter: Submitter) -> Path:
         raise CliError(f"the working directory {workdir} is {what}", "name one with --workdir", ExitCode.USAGE)
     if not os.access(workdir, os.R_OK | os.X_OK):
         raise CliError(f"the working directory {workdir} cannot be read", "check its permissions", ExitCode.USAGE)
-    if workdir == Path("/"):
-        raise CliError(
-            "the working directory is /, and jobs work in a copy", "go to the job's own folder", ExitCode.USAGE
-        )
     if workdir.is_relative_to(submitter.home):
         raise CliError(f"{workdir} lies in the service's own folder", "work somewhere else", ExitCode.USAGE)
     return workdir
+
+
+def _check_workdir(workdir: Path, home: str | None) -> None:
+    """What no node would accept is not even scanned: a home directory, or /tmp, may be large."""
+    from ergosphere.core.workdir import refusal
+
+    refused = refusal(str(workdir), os.path.realpath(home) if home else None)
+    if refused is not None:
+        raise CliError(refused.error, f"{refused.remedy}, or name it with --workdir", ExitCode.USAGE)
 
 
 def _mount(text: str, folder: Path) -> Mount:
