@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,10 +34,17 @@ def test_a_program_that_asked_for_a_terminal_is_told_that_jobs_have_none(tmp_pat
     assert "terminal" in (hint(tmp_path, text) or "")
 
 
+def test_a_program_that_asked_for_a_line_of_input_is_told_that_it_is_empty(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "input('name? ')"]
+    asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert "a job's input is empty" in (hint(tmp_path, asked.stderr) or "")
+
+
 def test_the_last_cause_is_the_one_that_is_told(tmp_path: Path) -> None:
     told = hint(tmp_path, "stty: Inappropriate ioctl for device\ntouch: '/usr/x': Read-only file system\n")
     assert told is not None and "--mount" in told
 
 
-def test_other_last_words_have_no_hint(tmp_path: Path) -> None:
-    assert hint(tmp_path, "ValueError: loss is nan\n") is None
+@pytest.mark.parametrize("text", ["ValueError: loss is nan\n", "EOFError: Ran out of input\n"])
+def test_other_last_words_have_no_hint(tmp_path: Path, text: str) -> None:
+    assert hint(tmp_path, text) is None

@@ -13,10 +13,13 @@ READ_ONLY: Final = os.strerror(30)  # EROFS, as every program's C library says i
 QUOTED: Final = re.compile(r"""['"`‘“](/[^'"`’”]+)['"`’”]""")
 BARE: Final = re.compile(r"(?:^|[\s:(=])(/[^\s'\"`:,)]+)")
 
-
 TERMINAL: Final = ("/dev/tty", os.strerror(25))  # ENOTTY
 NO_TERMINAL: Final = (
     "it asked for a terminal, and jobs have none: give what it asks for as arguments, variables or files"
+)
+INPUT_ENDED: Final = "EOF when reading a line"  # of Python's input(); other EOFErrors are about files and connections
+NO_INPUT: Final = (
+    "it read its input, and a job's input is empty: give what it asks for as arguments, variables or files"
 )
 
 
@@ -28,6 +31,8 @@ def hint_of(logs: Iterable[Path]) -> str | None:
                 return _read_only(line)
             if any(word in line for word in TERMINAL):
                 return NO_TERMINAL
+            if INPUT_ENDED in line:
+                return NO_INPUT
     return None
 
 
