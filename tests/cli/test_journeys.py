@@ -59,6 +59,27 @@ def test_everything_can_be_looked_at_during_and_after_a_job(ergo: Ergo, world: W
     assert ergo("show", "seen", "-o", "yaml").out.startswith("id: ")
 
 
+@pytest.mark.parametrize("words", [("ps", "--watch"), ("show", "-w", "watched"), ("nodes", "-w")], ids=" ".join)
+def test_what_is_watched_is_seen_again_as_it_changes(
+    ergo: Ergo, service: Service, user: User, work: Path, words: tuple[str, ...]
+) -> None:
+    job = ergo("submit", "-n", "watched", "-o", "json", "--", "count", "0").json["id"]
+    user.until(job, "running")
+    change, back, seen = ("drain", "undrain", b"draining") if "nodes" in words else ("pause", "resume", b"paused")
+    hit = "node-0" if "nodes" in words else "watched"
+    process = in_background(service.server.home, work, *words)
+    try:
+        assert process.stdout is not None
+        assert any(b"watched" in text for text in process.stdout)
+        assert ergo(change, hit).code == 0
+        assert any(seen in text for text in process.stdout)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert ergo(back, hit).code == 0
+
+
 def test_the_newest_and_the_youngest_can_be_asked_for(ergo: Ergo, user: User) -> None:
     for name in ("one", "two", "three"):
         user.until(ergo("submit", "-n", name, "-o", "json", "count", "1").json["id"], "ended")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ergosphere.cli import screen
+from ergosphere.cli import screen, watching
 from ergosphere.cli.desk import desk
 from ergosphere.cli.errors import CliError, ExitCode
-from ergosphere.cli.forms import Form, Node, NoWait, Output, answer, next_steps
+from ergosphere.cli.forms import Form, Node, NoWait, Output, Watch, answer, next_steps
 from ergosphere.cli.words import span_s
 
 if TYPE_CHECKING:
@@ -33,18 +33,28 @@ def status(form: Output = Form.TABLE) -> None:
     next_steps(form, "the queue: ergo ps   the nodes: ergo nodes")
 
 
-def nodes(form: Output = Form.TABLE) -> None:
+def nodes(watch: Watch = False, form: Output = Form.TABLE) -> None:
     """Every node: its devices and who sits on them."""
     from ergosphere.cli import asking
     from ergosphere.cli.jobs import dumped
     from ergosphere.cli.views import nodes_view
 
-    with desk().client() as client:
+    here = desk()
+    with here.client() as client:
+        if watch and form is Form.TABLE:
+            watching.watch(here.clock, lambda width: nodes_view(asking.nodes(client), _names(client), width))
         found = asking.nodes(client)
-        names = {job.id: job.name for job in asking.jobs(client)} if form in (Form.TABLE, Form.WIDE) else {}
+        names = _names(client) if form in (Form.TABLE, Form.WIDE) else {}
     width = screen.width() if form is Form.TABLE else screen.WIDE
     answer(form, lambda: dumped(found), lambda: nodes_view(found, names, width))
     next_steps(form, "empty one without losing a step: ergo drain NODE")
+
+
+def _names(client: Client) -> dict[str, str]:
+    """Live jobs' names by their ids."""
+    from ergosphere.cli import asking
+
+    return {job.id: job.name for job in asking.jobs(client)}
 
 
 def drain(node: Node, no_wait: NoWait = False, within: Within = None, form: Output = Form.TABLE) -> int:

@@ -32,6 +32,7 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="A job's id or name.", s
 Node = Annotated[str, typer.Argument(metavar="NODE", help="A node's id.", show_default=False)]
 Limit = Annotated[int | None, typer.Option("--limit", "--tail", metavar="N", min=0, help="Only the newest N.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="SPAN", help="Not older than that: 30m, 2h, 1d …")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep looking, once a second.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Ask and return; do not wait until it is done.")]
 
 

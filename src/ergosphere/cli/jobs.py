@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ergosphere.cli import screen
+from ergosphere.cli import screen, watching
 from ergosphere.cli.desk import Desk, desk
 from ergosphere.cli.errors import CliError, ExitCode
-from ergosphere.cli.forms import Form, Job, Limit, NoWait, Output, Since, answer, newest, next_steps, since_s
+from ergosphere.cli.forms import Form, Job, Limit, NoWait, Output, Since, Watch, answer, newest, next_steps, since_s
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from ergosphere.cli.api import Client
     from ergosphere.wire.api import VerbRequest, VerbResult
     from ergosphere.wire.jobs import EventInfo, JobInfo
 
     Past = tuple[tuple[EventInfo, ...], int]  # events to show, and the number of the newest there is
 
-WATCH_S: Final = 1.0  # between two looks of --watch
 VERB_WAIT_S: Final = 600.0  # as long as one request may block; a freeze of many ranks takes a while
 RESUME_WAIT_S: Final = 30.0  # room may take for ever: the reason is printed then
 EVENT_WAIT_S: Final = 20.0  # one long poll of `events -f`
@@ -30,13 +31,14 @@ LATEST_EVENTS: Final = 5
 def ps(
     show_all: Annotated[bool, typer.Option("--all", "-a", help="Ended jobs too.")] = False,
     project: Annotated[str | None, typer.Option("--project", "-p", help="Only this project's.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking, once a second.")] = False,
+    watch: Watch = False,
     limit: Limit = None,
     since: Since = None,
     form: Output = Form.TABLE,
 ) -> None:
     """The queue: what runs where, what waits and why, what it cost. `--since` asks when they were submitted."""
     from ergosphere.cli import asking
+    from ergosphere.cli.views import queue_view
 
     here = desk()
     with here.client() as client:
@@ -47,8 +49,7 @@ def ps(
             return newest(tuple(job for job in found if job.submitted_s >= begin_s), limit)
 
         if watch and form is Form.TABLE:
-            _watch(here, look)
-            return
+            watching.watch(here.clock, lambda width: queue_view(look(), here.clock.now(), width))
         _print_queue(here, look(), form)
 
 
@@ -64,35 +65,41 @@ def _print_queue(here: Desk, found: tuple[JobInfo, ...], form: Form) -> None:
     next_steps(form, "one job: ergo show JOB   why it waits: ergo explain JOB")
 
 
-def _watch(here: Desk, look: Callable[[], tuple[JobInfo, ...]]) -> None:
-    from rich.console import Console
-    from rich.live import Live
-
-    from ergosphere.cli.views import queue_view
-
-    console = Console(highlight=False)
-    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
-        while True:
-            live.update(queue_view(look(), here.clock.now(), console.width), refresh=True)
-            here.clock.sleep(WATCH_S)
-
-
 def dumped(values: tuple[Any, ...]) -> list[Any]:
     """Wire values as JSON values."""
     return [value.model_dump(mode="json") for value in values]
 
 
-def show(job: Job, form: Output = Form.TABLE) -> None:
+def show(job: Job, watch: Watch = False, form: Output = Form.TABLE) -> None:
     """Everything about one job, ended or not."""
     from ergosphere.cli import asking
     from ergosphere.cli.views import job_view
 
     here = desk()
     with here.client() as client:
+        latest: tuple[EventInfo, ...] = ()
+
+        def look(_width: int) -> RenderableType:
+            nonlocal latest
+            found = asking.job(client, job)
+            latest = _latest(client, found.id, latest)
+            return job_view(found, latest, here.clock.now())
+
+        if watch and form is Form.TABLE:
+            watching.watch(here.clock, look)
         detail = asking.job(client, job)
-        latest = asking.all_events(client, detail.id)[-LATEST_EVENTS:] if form is Form.TABLE else ()
+        latest = _latest(client, detail.id, ()) if form is Form.TABLE else ()
     answer(form, lambda: detail.model_dump(mode="json"), lambda: job_view(detail, latest, here.clock.now()))
     next_steps(form, f"its output: ergo logs {job}   its history: ergo events {job}")
+
+
+def _latest(client: Client, job: str, known: tuple[EventInfo, ...]) -> tuple[EventInfo, ...]:
+    """The latest events, where `known` was the latest before."""
+    from ergosphere.cli import asking
+
+    while page := asking.events(client, job, known[-1].seq if known else 0):
+        known = (*known, *page)[-LATEST_EVENTS:]
+    return known
 
 
 def events(
