@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 GROUP ?= all
 MINUTES ?= 10
 
-.PHONY: demo test lint bench compare chaos setup clean lock
+.PHONY: help demo test lint bench compare chaos setup clean
 .DEFAULT_GOAL := help
 
 help:
