@@ -20,6 +20,7 @@ from demo import ending, play
 from demo.board import PLAIN_WIDTH, board
 from demo.caller import BrokenPromise
 from demo.cast import Role, cast
+from demo.premium import Urgent
 from ergosphere import system
 from ergosphere.cli.desk import Desk
 from ergosphere.cli.errors import CliError, ExitCode, print_error
@@ -32,12 +33,12 @@ FLEET: Final = Shape(nodes=2, devices=6)
 
 
 def main() -> int:
-    """0 when every verdict is identical."""
+    """0 when everything that is claimed was shown: see `claims.missing`."""
     here = _desk()
     began_s = here.clock.monotonic()
     try:
         with ended_in_order():
-            verdicts = _verdicts(here)
+            verdicts, urgent = _verdicts(here)
     except CliError as fault:
         print_error(fault.cause, fault.remedy)
         return fault.code
@@ -49,11 +50,12 @@ def main() -> int:
         return ExitCode.INTERRUPTED
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
-    ending.show(console, verdicts, here.clock.monotonic() - began_s)
-    return ExitCode.OK if all(verdict.identical for verdict in verdicts) else ExitCode.FAILED
+    unshown = ending.unshown(verdicts, urgent)
+    ending.show(console, verdicts, unshown, here.clock.monotonic() - began_s)
+    return ExitCode.FAILED if unshown else ExitCode.OK
 
 
-def _verdicts(here: Desk) -> list[ending.Verdict]:
+def _verdicts(here: Desk) -> tuple[list[ending.Verdict], Urgent]:
     with board(here.clock) as stage, tempfile.TemporaryDirectory(prefix="ergo-demo-") as folder:
         roles = cast(_free_port())
         stage.says(opening(roles))
@@ -62,7 +64,7 @@ def _verdicts(here: Desk) -> list[ending.Verdict]:
             parts = play.parts_of(fleet, here, roles)
             played = play.play(fleet, parts, Path(folder), stage)
             stage.act("comparing every byte", ())
-            return [ending.judge(one) for one in played]
+            return [ending.judge(one) for one in played.played], played.urgent
 
 
 def opening(roles: Sequence[Role]) -> RenderableType:

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from demo.claims import missing
 from demo.play import Played
+from demo.premium import Urgent
 from ergosphere.cli.verifying.compare import Comparison, compare_runs
 from ergosphere.cli.verifying.verdict import difference_view
 from ergosphere.cli.words import plural, span_text
@@ -42,8 +44,18 @@ def judge(played: Played) -> Verdict:
     return Verdict(played, comparison, played.call == played.plain.call)
 
 
-def show(console: Console, verdicts: Sequence[Verdict], span_s: float) -> None:
-    """The table and what it says."""
+def unshown(verdicts: Sequence[Verdict], urgent: Urgent) -> tuple[str, ...]:
+    """What of the demo's claims was not shown."""
+    return missing(
+        [verdict.played.part.role.name for verdict in verdicts if not verdict.identical],
+        [blow.kind for verdict in verdicts for blow in verdict.played.part.role.blows],
+        [struck for verdict in verdicts for struck in verdict.played.course.struck],
+        urgent,
+    )
+
+
+def show(console: Console, verdicts: Sequence[Verdict], claims: Sequence[str], span_s: float) -> None:
+    """The table and what it says; `claims` are those that were not shown."""
     console.print()
     console.print(_table(verdicts, console.width))
     console.print(Text("result: a digest over the exit code, the output of every rank and every file written", "dim"))
@@ -61,7 +73,7 @@ def show(console: Console, verdicts: Sequence[Verdict], span_s: float) -> None:
     for verdict in verdicts:
         if verdict.comparison.first is not None:
             console.print(Text(f"\n{verdict.played.part.role.name}", "bold"), difference_view(verdict.comparison.first))
-    _say_last(console, verdicts, span_s)
+    _say_last(console, claims, span_s)
 
 
 def _table(verdicts: Sequence[Verdict], width: int) -> Table:
@@ -109,10 +121,9 @@ def _blows(verdicts: Sequence[Verdict]) -> str:
     return ", ".join(f"{count} × {kind}" for kind, count in counted.items()) + f"; {missed} could not be" * bool(missed)
 
 
-def _say_last(console: Console, verdicts: Sequence[Verdict], span_s: float) -> None:
+def _say_last(console: Console, unshown: Sequence[str], span_s: float) -> None:
     console.print()
-    differing = [verdict.played.part.role.name for verdict in verdicts if not verdict.identical]
-    if differing:
-        console.print(Text(f"✗ not identical: {', '.join(differing)}", "bold red"))
-    else:
+    for claim in unshown:
+        console.print(Text(f"✗ not shown: {claim}", "bold red"))
+    if not unshown:
         console.print(Text(f"✓ all identical, to the last byte ({span_text(span_s)})", "bold green"))

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from demo.board import MISSED, OF_KIND, STAR, WELL, Board
+from demo import premium
+from demo.board import MISSED, OF_KIND, WELL, Board
 from demo.caller import Call, converse
-from demo.cast import PREEMPTED_AT, REQUESTS, URGENT, Role
+from demo.cast import REQUESTS, Role
+from demo.premium import Urgent
 from ergosphere import system
-from ergosphere.cli import asking
 from ergosphere.cli.desk import Desk
 from ergosphere.cli.draft import Draft
 from ergosphere.cli.printing import Source
@@ -23,15 +24,15 @@ from ergosphere.cli.verifying.course import TAIL_BYTES, Course, Pace, follow, se
 from ergosphere.cli.verifying.fleet import PrivateFleet
 from ergosphere.cli.verifying.outcome import Outcome
 from ergosphere.cli.verifying.plain import PlainRun, run_plain
-from ergosphere.cli.verifying.strikes import Asker, Struck, job_now
+from ergosphere.cli.verifying.strikes import Struck, job_now
 from ergosphere.cli.workcopy import WorkCopy, scan_directory
-from ergosphere.core.model import ENDED, Phase, Tier
-from ergosphere.wire.jobs import JobDetail, JobInfo, JobSpec
+from ergosphere.core.model import Phase
+from ergosphere.wire.jobs import JobDetail, JobSpec
 
 Result = TypeVar("Result")
 
 FIRST: Final = Source(0, "out")  # the stream that says how far a program is
-LOOK_S: Final = 0.2
+URGENT_S_MAX: Final = 60.0  # that the premium job may go on after all others: two seconds of work, on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,14 @@ class Played:
     call: Call | None
 
 
+@dataclass(frozen=True, slots=True)
+class Play:
+    """Everything that was played."""
+
+    played: tuple[Played, ...]
+    urgent: Urgent
+
+
 def parts_of(fleet: PrivateFleet, here: Desk, roles: Sequence[Role]) -> tuple[Part, ...]:
     """Each role as a job of this fleet; the examples' folder is in its store."""
     copy = scan_directory(here.folder, here.home)
@@ -77,28 +86,40 @@ def parts_of(fleet: PrivateFleet, here: Desk, roles: Sequence[Role]) -> tuple[Pa
     return tuple(made)
 
 
-def play(fleet: PrivateFleet, parts: Sequence[Part], folder: Path, board: Board) -> list[Played]:
+def play(fleet: PrivateFleet, parts: Sequence[Part], folder: Path, board: Board) -> Play:
     """Both acts. Raises BrokenPromise when the client outside was let down, CliError when a job hangs."""
     roles = tuple(part.role for part in parts)
     board.act("1/2  undisturbed, without ergo: what identical is measured against", roles)
     plains = at_once([partial(_plain, fleet, part, folder, board) for part in parts])
     board.act("2/2  under ergo, on two nodes: paused, moved, resized, preempted, killed", roles)
-    urgent = threading.Thread(target=_make_urgent, args=(fleet, parts, board), daemon=True)
-    urgent.start()
+    urgent = beside(partial(premium.perform, fleet, parts[-1].spec, board))
     pairs = zip(parts, plains, strict=True)
     played = at_once([partial(_perform, fleet, part, plain, board) for part, plain in pairs])
-    urgent.join(LOOK_S)
-    return played
+    return Play(tuple(played), _awaited(urgent))
 
 
 def at_once(parts: Sequence[Callable[[], Result]]) -> list[Result]:
     """All of them side by side, their results in order. The first that fails ends the waiting."""
-    futures: list[Future[Result]] = [Future() for _ in parts]
-    for part, future in zip(parts, futures, strict=True):
-        threading.Thread(target=_fulfil, args=(part, future), daemon=True).start()
+    futures = [beside(part) for part in parts]
     for future in as_completed(futures):
         future.result()
     return [future.result() for future in futures]
+
+
+def beside(part: Callable[[], Result]) -> Future[Result]:
+    """Begun in a thread of its own, which nobody has to wait for."""
+    future: Future[Result] = Future()
+    threading.Thread(target=_fulfil, args=(part, future), daemon=True).start()
+    return future
+
+
+def _awaited(urgent: Future[Urgent]) -> Urgent:
+    """The premium job's end: with everybody else gone it has all the room there is."""
+    try:
+        return urgent.result(URGENT_S_MAX)
+    except TimeoutError:
+        text = f"the premium job had not ended {URGENT_S_MAX:.0f} s after all others"
+        raise RuntimeError(text) from None
 
 
 def _fulfil(part: Callable[[], Result], future: Future[Result]) -> None:
@@ -171,54 +192,9 @@ def _calls(part: Part, address: Callable[[], str | None], fleet: PrivateFleet) -
     """The client outside at work, for a server."""
     if not part.role.port:
         return None
-    heard: Future[Call] = Future()
-    ask = (lambda: converse(address, part.role.port, REQUESTS, fleet.clock), heard)
-    threading.Thread(target=_fulfil, args=ask, daemon=True).start()
-    return heard
+    return beside(lambda: converse(address, part.role.port, REQUESTS, fleet.clock))
 
 
 def _address(fleet: PrivateFleet, job: str) -> str | None:
     found = job_now(fleet, job)
     return found.addresses[0] if found.addresses and found.phase is Phase.RUNNING else None
-
-
-def _make_urgent(fleet: PrivateFleet, parts: Sequence[Part], board: Board) -> None:
-    """A premium job of one rank more than can be had by shrinking: somebody has to make room."""
-    free, spare = _free_devices(fleet, board)
-    ranks = free + spare + 1
-    command = {"command": URGENT, "name": "urgent", "tier": Tier.PREMIUM, "ranks": ranks, "launcher": "plain"}
-    board.enters("urgent", "a premium job")
-    job = submit(fleet, parts[-1].spec.model_copy(update={**command, "min_devices": ranks}))
-    board.happened("urgent", f"a premium job arrives: {ranks} ranks, and {free} devices are free", STAR)
-    _watch_urgent(fleet, job, board)
-
-
-def _free_devices(fleet: PrivateFleet, board: Board) -> tuple[int, int]:
-    """(free, beyond somebody's least) when the time has come and nobody is just leaving a device or coming to one."""
-    with Asker(fleet) as asker:
-        while True:
-            late = (board.lines["chargpt"].share or 0.0) >= PREEMPTED_AT
-            jobs = asker.ask(asking.jobs)
-            if late and all(job.phase is Phase.RUNNING for job in jobs):
-                free = sum(job is None for node in asker.ask(asking.nodes) for job in node.used)
-                return free, sum(job.devices - job.min_devices for job in jobs)
-            fleet.clock.sleep(LOOK_S)
-
-
-def _who_made_room(jobs: Sequence[JobInfo]) -> str:
-    frozen = [f"{job.name} frozen" for job in jobs if job.phase is Phase.FROZEN]
-    shrunk = [f"{job.name} on {job.devices} of {job.ranks} devices" for job in jobs if 0 < job.devices < job.ranks]
-    return ", ".join([*frozen, *shrunk]) or "nobody"
-
-
-def _watch_urgent(fleet: PrivateFleet, job: str, board: Board) -> None:
-    told = False
-    with Asker(fleet) as asker:
-        while (found := asker.job(job)).phase not in ENDED:
-            board.seen("urgent", found.phase, " ".join(sorted(set(found.nodes))), 0.0, b"")
-            if found.phase is Phase.RUNNING and not told:
-                told = True
-                board.happened("urgent", f"runs; made room: {_who_made_room(asker.ask(asking.jobs))}", STAR)
-            fleet.clock.sleep(LOOK_S)
-    board.seen("urgent", found.phase, "-", 1.0, b"")
-    board.happened("urgent", f"{found.phase}: its devices are free again", STAR)
