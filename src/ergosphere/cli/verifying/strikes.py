@@ -142,6 +142,16 @@ def job_now(fleet: PrivateFleet, job: str) -> JobDetail:
     return patient(fleet, lambda client: asking.job(client, job))
 
 
+def _once_running(fleet: PrivateFleet, job: str, wait_s: float) -> JobDetail | None:
+    """The job as soon as it runs (it may be making room just now); None when it has ended, or not within `wait_s`."""
+    deadline_s = fleet.clock.monotonic() + wait_s
+    while (found := job_now(fleet, job)).phase is not Phase.RUNNING:
+        if found.phase in ENDED or fleet.clock.monotonic() >= deadline_s:
+            return None
+        fleet.clock.sleep(RETRY_S)
+    return found
+
+
 def _pause(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt | None:
     if job_now(fleet, job).phase in ENDED:
         return None
@@ -158,14 +168,20 @@ def _move(fleet: PrivateFleet, job: str, wait_s: float) -> _Dealt | None:
         return None
     with fleet.client() as client:
         result = asking.verb(client, job, "migrate", MigrateRequest(wait_s=wait_s))
-    text = f"moved from {_names(before.nodes)} to {_names(result.job.nodes)}" if result.done else "asked for a move"
+    text = (
+        f"moved from {_names(before.nodes)} to {_names(result.job.nodes)}"
+        if result.done
+        else f"asked for a move: {result.text}"
+    )
     return _Dealt(text, result.done)
 
 
 def _resize(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt | None:
-    before = job_now(fleet, job)
+    before = _once_running(fleet, job, wait_s)
+    if before is None:
+        return None
     others = [size for size in elastic.sizes(before.ranks, before.min_devices) if size != before.devices]
-    if before.phase is not Phase.RUNNING or not others:
+    if not others:
         return None
     with fleet.client() as client:
         result = asking.verb(client, job, "resize", ResizeRequest(devices=one_of(others, pick), wait_s=wait_s))
@@ -176,7 +192,7 @@ def _resize(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt
 
 
 def _snapshot(fleet: PrivateFleet, job: str, wait_s: float) -> _Dealt | None:
-    if job_now(fleet, job).phase is not Phase.RUNNING:
+    if _once_running(fleet, job, wait_s) is None:
         return None
     with fleet.client() as client:
         result = asking.verb(client, job, "snapshot", VerbRequest(wait_s=wait_s))
@@ -184,7 +200,9 @@ def _snapshot(fleet: PrivateFleet, job: str, wait_s: float) -> _Dealt | None:
 
 
 def _kill_rank(fleet: PrivateFleet, job: str, pick: float, wait_s: float) -> _Dealt | None:
-    found = job_now(fleet, job)
+    found = _once_running(fleet, job, wait_s)
+    if found is None:
+        return None
     rank = one_of(range(found.ranks), pick)
     pid = main_process(fleet, found.id, found.incarnation, rank)
     if pid is None or not _kill(pid):
