@@ -15,7 +15,6 @@ from tests.snapshots.vaultkit import Cell, forget, fresh, pages, put
 from ergosphere.snapshots import collect, fsck, shelf, sweep
 from ergosphere.snapshots.errors import Busy
 from ergosphere.snapshots.memory_store import MemoryStore
-from ergosphere.snapshots.names import give_name, take_name
 from ergosphere.snapshots.store import FolderStore
 
 
@@ -125,14 +124,13 @@ def test_named_snapshots_outlive_every_sweep(tmp_path: Path) -> None:
     for number in range(4):
         cell.image(0, [(0x10000, pages(random.Random(number), 40))])
         cell.keep(fresh(store), f"f{number}", taken_s=float(number))
-    give_name(store, "f0", "best")
-    planned = sweep.plan(store, 1e12, sweep.Retention(keep_last=2, grace_s=0.0))
+    named = sweep.Needs(snapshots=frozenset({"f0"}))
+    planned = sweep.plan(store, 1e12, sweep.Retention(keep_last=2, grace_s=0.0), named)
     assert planned.snapshots == ("f1",)
     sweep.execute(store, planned)
     for _ in range(3):
         swept(store, NOW)
     assert memory_of(store, "f0") == pages(random.Random(0), 40)
-    assert take_name(store, "f0")
     assert "f0" in sweep.plan(store, 1e12, sweep.Retention(keep_last=2, grace_s=0.0)).snapshots
 
 

@@ -116,10 +116,6 @@ class Busy(SnapshotError):
     """Somebody else is at it; try again later."""
 
 
-class BadName(SnapshotError):
-    """A name that cannot be given."""
-
-
 class NotRemote(SnapshotError):
     """The snapshot is on its node only."""
 

@@ -7,14 +7,13 @@ that may refer to a blob cannot be read, nothing is deleted at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from ergosphere.snapshots.blobs import BLOBS
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.gather import REMOTE
 from ergosphere.snapshots.manifest import Manifest
-from ergosphere.snapshots.names import names
 from ergosphere.snapshots.records import RECORDS, sweep_record, verdict
 from ergosphere.snapshots.results import RESULTS, parse_result
 from ergosphere.snapshots.store import Store
@@ -37,7 +36,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What must or need not stay, as the ledger sees it. Snapshots that have a name stay as well."""
+    """What must or need not stay, as the ledger sees it."""
 
     ended: frozenset[str] = frozenset()  # jobs whose snapshots may all go
     forgotten: frozenset[str] = frozenset()  # jobs whose results may go, too
@@ -84,7 +83,6 @@ def plan(store: Store, now_s: float, rules: Retention = DEFAULT_RETENTION, needs
     """
     notes: list[str] = []
     before_s = now_s - rules.grace_s
-    needs = replace(needs, snapshots=needs.snapshots | set(names(store)))
     found = _records(store, now_s, needs)
     notes += [str(found.damaged[one]) for one in found.damaged if _may_matter(one, found, before_s, needs)]
     remote = [(stored.key.split("/")[1], stored) for stored in store.list(REMOTE)]
