@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.fleet import wait_until
 from bench.report import Row, row
-from bench.vaults import DISK, RING, SIZE_GB, get, image, put, timed
+from bench.vaults import DISK, RING, SIZE_GB, get, image, put, streams, timed
 from ergosphere import system
 from ergosphere.snapshots.chunk_index import unique
 from ergosphere.snapshots.documents import canonical
@@ -32,12 +32,12 @@ from ergosphere.snapshots.vault import open_vault
 MEMORY_CODE = """
 import json, sys
 from pathlib import Path
-from bench.vaults import get, peak_mb, put
+from bench.vaults import get, peak_mb, put, streams
 from ergosphere.snapshots.store import FolderStore
 folder = Path(sys.argv[1])
 base_mb = peak_mb()
 store = FolderStore.create(folder / "store", durable=False)
-put(store, folder / "image", "one")
+put(store, streams(folder / "image"), "one")
 get(store, "one", folder / "out")
 print(json.dumps(peak_mb() - base_mb))
 """
@@ -62,7 +62,7 @@ def bucket_rows(quick: bool) -> list[Row]:
     """Getting an image out of a bucket, beside reading the same objects one after the other and doing nothing more."""
     shares = []
     with TemporaryDirectory(dir=DISK) as folder, _s3() as store:
-        put(store, image(Path(folder) / "image", 0.125 if quick else 0.5, 8), "one")
+        put(store, streams(image(Path(folder) / "image", 0.125 if quick else 0.5, 8)), "one")
         packs = [(stored.key, stored.size) for stored in store.list("vaults/") if "/packs/" in stored.key]
         total = sum(size for _, size in packs)
         for number in range(1 if quick else 5):

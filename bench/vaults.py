@@ -6,9 +6,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ergosphere.snapshots.digests import digest_image
 from ergosphere.snapshots.getting import fetch_streams
 from ergosphere.snapshots.keys import KeyRing
 from ergosphere.snapshots.putting import NO_WATCH, Stream
@@ -23,16 +24,17 @@ SIZE_GB = 2.0
 CHANGED = 0.1  # of the image between two snapshots
 
 
-def put(store: Store, images: Path, freeze: str) -> Recipe:
+def put(store: Store, sources: Sequence[Stream], freeze: str) -> Recipe:
     """What the agent's upload does, by another process: the index is read first."""
     vault = open_vault(store, "bench", RING)
-    put_cell(vault, (freeze, 0), CellSources(tuple(streams(images)), (), ()), NO_WATCH)
+    put_cell(vault, (freeze, 0), CellSources(tuple(sources), (), ()), NO_WATCH)
     return vault.recipe(f"{freeze}.0")
 
 
-def streams(images: Path) -> Iterator[Stream]:
-    for number, path in enumerate(sorted(p for p in images.rglob("*") if p.is_file() and p.suffix != ".log")):
-        yield Stream(f"{number:064x}", f"{path.parent.name}/{path.name}", path)
+def streams(images: Path) -> list[Stream]:
+    """Images with their digests, which a freeze has found before an upload begins."""
+    paths = sorted(p for p in images.rglob("*") if p.is_file() and p.suffix != ".log")
+    return [Stream(digest_image(path), f"{path.parent.name}/{path.name}", path) for path in paths]
 
 
 def get(store: Store, freeze: str, dest: Path) -> None:

@@ -15,7 +15,9 @@ from tests.snapshots.conftest import Bucket
 from tests.snapshots.vaultkit import OTHER_RING, RING, Cell, fresh, pages, put
 
 from ergosphere.snapshots import collect, fsck, gather, remote, thawing
+from ergosphere.snapshots.blobs import blob_key
 from ergosphere.snapshots.chunk_index import NOWHERE
+from ergosphere.snapshots.digests import digest_bytes, digest_image
 from ergosphere.snapshots.errors import Damaged, Forged, MissingKey, NotFound, Stopped, TooNew, WrongKey
 from ergosphere.snapshots.getting import fetch_streams
 from ergosphere.snapshots.memory_store import MemoryStore
@@ -23,7 +25,7 @@ from ergosphere.snapshots.packs import CHUNK_SIZE_MAX
 from ergosphere.snapshots.pages import PAGE
 from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.putting import WINDOW, Progress, Stream, Watch, put_streams
-from ergosphere.snapshots.records import verdict
+from ergosphere.snapshots.records import commit, verdict
 from ergosphere.snapshots.store import FolderStore, Store
 from ergosphere.snapshots.vault import projects, vault_root
 
@@ -109,9 +111,10 @@ def test_zeros_cost_nothing_and_stay_holes(store: FolderStore, tmp_path: Path) -
     (tmp_path / "big").touch()
     os.truncate(tmp_path / "big", 64 << 20)
     vault = fresh(store)
-    recipe, tally = put_streams(vault, ("f1", 0), [Stream("0" * 64, "x", tmp_path / "big")], Watch())
+    digest = digest_image(tmp_path / "big")
+    recipe, tally = put_streams(vault, ("f1", 0), [Stream(digest, "x", tmp_path / "big")], Watch())
     assert tally.stored == 0 and tally.chunks == 0
-    fetch_streams(vault, recipe, {"0" * 64: tmp_path / "out"})
+    fetch_streams(vault, recipe, {digest: tmp_path / "out"})
     assert (tmp_path / "out").stat().st_size == 64 << 20 and (tmp_path / "out").stat().st_blocks == 0
 
 
@@ -189,15 +192,16 @@ def test_a_flipped_bit_anywhere_never_gives_wrong_bytes(tmp_path: Path, kind: st
 @pytest.mark.parametrize("keep", [0, 10, 31, 32, 5000, -1, -17, -2000])
 def test_a_pack_that_was_cut_short_is_named_with_its_snapshot(tmp_path: Path, keep: int) -> None:
     store = FolderStore.create(tmp_path / "s", durable=False)
-    put(fresh(store), "f1", {"a": random.Random(14).randbytes(90_000)})
+    content = random.Random(14).randbytes(90_000)
+    put(fresh(store), "f1", {"a": content})
     (pack,) = (store.folder / vault_root("p") / "packs").rglob("????????????????????????????????")
     pack.write_bytes(pack.read_bytes()[:keep])
     blobs = remote.cell_blobs(fresh(store), "f1", 0)
     if -2000 < keep < 0:  # only the table is cut: the index has all of it
-        assert len(blobs.get(f"blobs/00/{'0' * 64}")) == 90_000
+        assert blobs.get(blob_key(digest_bytes(content))) == content
         return
     with pytest.raises(Damaged, match="f1"):
-        blobs.get(f"blobs/00/{'0' * 64}")
+        blobs.get(blob_key(digest_bytes(content)))
 
 
 def test_an_object_in_the_place_of_another_is_forged(store: FolderStore) -> None:
@@ -288,6 +292,39 @@ def test_two_writers_at_once_both_succeed(store: FolderStore, tmp_path: Path) ->
     for number, cell in enumerate(cells):
         got = read_back(store, f"f{number}", tmp_path / f"out{number}")
         assert got["rank0/pages-1.img"] == (cell.images / "rank0/pages-1.img").read_bytes()
+
+
+@pytest.mark.parametrize("size", [PAGE * 40, WINDOW * 3])
+@pytest.mark.parametrize("change", ["flipped", "longer", "shorter"])
+def test_an_image_that_changed_since_it_was_hashed_never_becomes_remote(
+    store: FolderStore, tmp_path: Path, size: int, change: str
+) -> None:
+    cell = Cell(tmp_path / "a")
+    cell.image(0, [(0x10000, random.Random(19).randbytes(size))])
+    manifest = cell.snapshot("f1")
+    commit(store, "f1", manifest)
+    image = cell.images / "rank0/pages-1.img"
+    whole = image.read_bytes()
+    flipped = whole[: size // 2] + bytes([whole[size // 2] ^ 1]) + whole[size // 2 + 1 :]
+    image.write_bytes({"flipped": flipped, "longer": whole + bytes(PAGE), "shorter": whole[:-PAGE]}[change])
+    with pytest.raises(Damaged, match=r"rank0/pages-1.img of snapshot f1 changed after it was hashed"):
+        cell.upload(fresh(store), manifest)
+    assert not gather.is_remote(store, manifest)
+    assert list(fresh(store).recipe_names()) == [], "no later snapshot borrows it"
+    image.write_bytes(whole)
+    cell.upload(fresh(store), manifest)
+    assert gather.is_remote(store, manifest)
+
+
+def test_a_file_that_changed_in_its_pool_is_not_taken_for_what_it_was(store: FolderStore, tmp_path: Path) -> None:
+    cell = Cell(tmp_path / "a")
+    manifest = cell.snapshot("f1")
+    (kept,) = (path for path in cell.pool.store.folder.rglob("*") if path.is_file() and path.stat().st_size == 40_000)
+    kept.chmod(0o600)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    with pytest.raises(Damaged, match=f"file {kept.name[:12]} of snapshot f1 changed after it was hashed"):
+        cell.upload(fresh(store), manifest)
+    assert not gather.is_remote(store, manifest)
 
 
 def test_a_source_that_vanished_is_named(store: FolderStore, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from tests.snapshots.test_vault_faults import Faulty
 from tests.snapshots.vaultkit import OTHER_RING, RING, Cell, fresh, put
 
 from ergosphere.snapshots import records, remote, thawing
-from ergosphere.snapshots.blobs import get_blob, put_blob
+from ergosphere.snapshots.blobs import blob_key, get_blob, put_blob
 from ergosphere.snapshots.caching import Cached
+from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, StoreError, StoreUnreachable
 from ergosphere.snapshots.framing import FRAME_SIZE, TAG_SIZE
 from ergosphere.snapshots.keys import load_keys
@@ -90,10 +91,11 @@ def test_a_meter_counts_calls_bytes_and_failures() -> None:
 
 def test_a_cache_serves_packs_again_without_the_store_and_forgets_damage(tmp_path: Path) -> None:
     far = MemoryStore()
-    put(fresh(far), "f1", {"a": random.Random(1).randbytes(400_000)})
+    content = random.Random(1).randbytes(400_000)
+    put(fresh(far), "f1", {"a": content})
     meter = Metered(far, HandClock())
     cached = Cached(meter, tmp_path / "cache")
-    digest = "blobs/00/" + "0" * 64
+    digest = blob_key(digest_bytes(content))
     wanted = remote.cell_blobs(fresh(cached), "f1", 0).get(digest)
     before = meter.figures().get_bytes
     assert remote.cell_blobs(fresh(cached), "f1", 0).get(digest) == wanted

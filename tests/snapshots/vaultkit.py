@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ergosphere.snapshots import remote, sweep
+from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.gather import CellFacts, CellFiles, build, stage_cell
 from ergosphere.snapshots.keys import KeyRing
 from ergosphere.snapshots.manifest import CellPart, Manifest
@@ -96,7 +97,7 @@ class Cell:
 
 def put(vault: Vault, freeze_id: str, contents: dict[str, bytes]) -> remote.Recipe:
     """Plain bytes as streams of a recipe; labels to contents."""
-    streams = [Stream(f"{number:064x}", *labelled) for number, labelled in enumerate(contents.items())]
+    streams = [Stream(digest_bytes(content), label, content) for label, content in contents.items()]
     remote.put_cell(vault, (freeze_id, 0), CellSources(tuple(streams), (), ()))
     return vault.recipe(f"{freeze_id}.0")
 

@@ -100,13 +100,14 @@ class _Cooked:
 def put_streams(vault: Vault, name: tuple[str, int], streams: Sequence[Stream], watch: Watch) -> tuple[Recipe, Tally]:
     """Store what is new of `streams` and its index; the recipe (not yet stored) of cell `name` (freeze, index).
 
-    Errors: StoreError, Damaged (a source vanished or shrank), Stopped.
+    Errors: StoreError, Damaged (a source vanished, or is not what its digest says), Stopped.
     """
     once = list({stream.digest: stream for stream in streams}.values())
     sizes = [stream.size for stream in once]
     put = _Put(vault, once, watch, sum(sizes))
     windows = list(_windows(once, sizes))
     cooked = put.run(windows)
+    _check(name[0], once, put.digests.found())
     recipe = _recipe(name, once, sizes, windows, cooked)
     return recipe, Tally(sum(sizes), put.stored, len(recipe.names), put.chunks_new)
 
@@ -118,6 +119,43 @@ def _windows(streams: Sequence[Stream], sizes: Sequence[int]) -> Iterator[_Windo
             length = min(WINDOW, size - start)
             inside = regions[bisect_left(regions, start) : bisect_right(regions, start + length - 1)]
             yield _Window(number, start, length, tuple(region - start for region in inside))
+
+
+def _check(freeze_id: str, streams: Sequence[Stream], found: Sequence[str]) -> None:
+    """Chunks are named after what was read; the manifest's digest says what it ought to have been. Errors: Damaged."""
+    for stream, digest in zip(streams, found, strict=True):
+        if digest != stream.digest:
+            which = stream.label if "/" in stream.label else f"{stream.label} {stream.digest[:12]}"
+            raise Damaged(which, freeze_id, "changed after it was hashed, before it reached the store")
+
+
+class _Digests:
+    """The digest of each stream, from its windows in their order, whichever workers read them."""
+
+    def __init__(self, streams: int) -> None:
+        self._turn = threading.Condition()
+        self._hashers = [blake3() for _ in range(streams)]
+        self._done = [0] * streams  # bytes
+        self._failed = False
+
+    def add(self, window: _Window, content: memoryview) -> None:
+        """Waits for the window before, which another worker has taken already and hashes before all else."""
+        number = window.stream
+        with self._turn:
+            self._turn.wait_for(lambda: self._failed or self._done[number] == window.start)
+        self._hashers[number].update(content)
+        with self._turn:
+            self._done[number] += len(content)
+            self._turn.notify_all()
+
+    def fail(self) -> None:
+        """A worker has died, maybe with a window in its hands: nobody waits for that."""
+        with self._turn:
+            self._failed = True
+            self._turn.notify_all()
+
+    def found(self) -> list[str]:
+        return [hasher.hexdigest() for hasher in self._hashers]
 
 
 class _Put:
@@ -134,6 +172,7 @@ class _Put:
         self._done = 0
         self._files: dict[int, int] = {}
         self._packs: list[tuple[bytes, Rows]] = []
+        self.digests = _Digests(len(streams))
         self.stored = 0
         self.chunks_new = 0
 
@@ -155,6 +194,7 @@ class _Put:
                 worker.flush()
             except BaseException:
                 failed.set()
+                self.digests.fail()
                 raise
 
         try:
@@ -230,6 +270,7 @@ class _Worker:
 
     def cook(self, window: _Window) -> _Cooked:
         content = self._put.read(window, self._buffer)
+        self._put.digests.add(window, content)
         cuts = cut(content, window.regions)
         edges, naming = cuts.edges, self._naming
         pieces = [content[start:end] for start, end, zero in zip(edges, edges[1:], cuts.zero, strict=False) if not zero]

@@ -48,7 +48,7 @@ def upload_cell(
 
     What the pool held is removed from it once the vault has it. A later snapshot that is not remote yet may name the
     same content: it finds it in this recipe (`LateBlobs`), which stays while any upload is pending (`collect`).
-    Errors: StoreError, Damaged (a source is gone), Stopped, Busy.
+    Errors: StoreError, Damaged (a source is gone, or not what its manifest says), Stopped, Busy.
     """
     began = perf_counter()
     if vault.store.has(marker(freeze_id, part.index)):
@@ -156,7 +156,9 @@ class FromRecipes(Verified):
 
 
 class CellBlobs(FromRecipes):
-    """The blobs of one cell's recipe as a store that can only be read; every chunk is verified."""
+    """The blobs of one cell's recipe as a store that can only be read; every chunk is verified, and the upload
+    compared what it read with the digest that names it: hashing it again would make a thaw a third longer.
+    """
 
     def __init__(self, vault: Vault, recipe: Recipe) -> None:
         self._vault = vault
