@@ -72,6 +72,27 @@ def test_a_shared_store_does_not_go_from_plain_to_encrypted(tmp_path: Path, monk
         opened(tmp_path / "home", monkeypatch, KEY, StoreSettings(url=url))
 
 
+def test_a_shared_store_is_never_begun_with_keys_of_single_projects_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, keys = str(tmp_path / "share"), tmp_path / "keys"
+    create_store(url)
+    keys.touch(0o600)
+    keys.write_text(f"vision = {KEY}\n")
+    settings = StoreSettings(url=url, key_file=str(keys))
+    with pytest.raises(MissingKey, match="the key file has no `default`, only vision") as no:
+        opened(tmp_path / "home", monkeypatch, "", settings)
+    assert "add the line `default = 64 hex digits`" in no.value.remedy and "lost-key.md" in no.value.remedy
+    assert list(FolderStore(Path(url)).list()) == [], "nothing was written"
+    keys.write_text(f"vision = {KEY}\ndefault = {OTHER}\n")
+    depot = opened(tmp_path / "home", monkeypatch, "", settings)
+    records.abort(depot.store, "f1", "asked")
+    assert all(depot.vault(project).sealer.encrypted for project in ("vision", "speech"))
+    keys.write_text(f"vision = {KEY}\n")
+    own = opened(tmp_path / "own", monkeypatch, "", StoreSettings(key_file=str(keys)))
+    assert own.vault("vision").sealer.encrypted, "a home's own store is private to its account"
+
+
 def test_a_store_in_which_only_its_vault_was_made_is_known_as_plain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,10 @@ from ergosphere.snapshots.vault import Vault, open_vault
 from ergosphere.snapshots.wrappers import Limit
 
 NO_KEY: Final = "set ERGO_KEY or ERGO_KEY_FILE to the key it was made with; docs/operations/lost-key.md"
+NO_DEFAULT: Final = (
+    "add the line `default = 64 hex digits` (openssl rand -hex 32 makes them for a new store; one that is in use needs "
+    "its own); docs/operations/lost-key.md"
+)
 
 
 @dataclass(slots=True)
@@ -59,15 +63,26 @@ def open_with(home: Path, settings: StoreSettings, cache: Path | None = None) ->
     if not settings.url:
         create_store(url)
     ring = _keys(settings)
-    if ring is None and settings.shared and not settings.plain:
-        raise MissingKey(f"the shared store {url} wants a key, and there is none", NO_KEY)
-    options = StoreOptions(cache=cache if settings.url else None, limit=Limit(settings.upload_bytes_per_s))
     key = ring.fleet() if ring is not None else None
+    if key is None and settings.shared and not settings.plain:
+        raise _missing(url, ring)
+    options = StoreOptions(cache=cache if settings.url else None, limit=Limit(settings.upload_bytes_per_s))
     gate = Gate(open_store(url, options), Claim(all_settings.home_id(home), str(home), key))
     with suppress(StoreUnreachable, StoreFull):
         gate.open()
     store = gate if key is None else SealedStore(gate, fleet_sealer(key))
     return Depot(store, url, ring, settings)
+
+
+def _missing(url: str, ring: KeyRing | None) -> MissingKey:
+    if ring is None:
+        return MissingKey(f"the shared store {url} wants a key, and there is none", NO_KEY)
+    given = ", ".join(sorted(ring.keys))
+    return MissingKey(
+        f"the shared store {url} wants a key for what belongs to no project, and for projects without one of their "
+        f"own: the key file has no `default`, only {given}",
+        NO_DEFAULT,
+    )
 
 
 def _keys(settings: StoreSettings) -> KeyRing | None:
