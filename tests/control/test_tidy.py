@@ -29,6 +29,7 @@ from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.errors import StoreUnreachable
 from ergosphere.snapshots.records import Swept
 from ergosphere.snapshots.remote import marker
+from ergosphere.snapshots.vault_head import vault_root
 from ergosphere.wire.snapshots import FsckRequest
 
 
@@ -167,3 +168,54 @@ def test_a_check_looks_at_the_submissions_of_jobs_that_may_still_start(service: 
         job.spec = {**job.spec, "tree": {"digest": digest_bytes(b"gone"), "files": 1, "bytes": 1}}
     (finding,) = inspecting.check(service, FsckRequest()).findings
     assert finding.kind == "damaged" and "a submission" in finding.what
+
+
+def test_a_check_names_a_kept_snapshot_whose_record_is_gone(service: Service, three: Cell) -> None:
+    service.store.delete(records.record_key("s2"))
+    report = inspecting.check(service, FsckRequest(read=False))
+    assert [one.snapshots for one in report.findings if one.kind == "snapshot"] == [("s2",)]
+    assert "its record is missing" in report.findings[0].what and not report.ok
+    service.verbs.remove_snapshot("j@s2")
+    assert inspecting.check(service, FsckRequest(read=False)).ok
+
+
+def test_recipes_of_no_snapshot_are_told_and_are_no_damage(service: Service, three: Cell) -> None:
+    service.verbs.remove_snapshot("j@s1")
+    records.sweep_record(service.store, "s1")
+    report = inspecting.check(service, FsckRequest(read=False))
+    assert report.ok and report.findings[0].what == "1 recipe(s) of no snapshot: s1.0"
+
+
+def test_one_vault_that_cannot_be_opened_stops_neither_sweeps_nor_checks_of_the_others(
+    service: Service, three: Cell
+) -> None:
+    service.depot.vault("lab")
+    root = vault_root("lab")
+    for place in ("head", "head.copy"):
+        service.store.put(f"{root}/{place}", b"garbage")
+    restarted = replace(service, depot=open_depot(service.identity.home))
+    for name in ("s1", "s2"):
+        restarted.verbs.remove_snapshot(f"j@{name}")
+    said = f"the head of the vault {root} and its copy cannot be read"
+    swept = Tidy(restarted).report(dry_run=False)
+    assert swept.snapshots == ("s1", "s2") and any(said in note for note in swept.notes)
+    report = inspecting.check(restarted, FsckRequest())
+    (damage,) = (one for one in report.findings if one.kind == "damaged")
+    assert damage.what.startswith(f"the vault {root} cannot be opened: {said}") and "backup" in damage.what
+    assert not any(one.kind == "snapshot" for one in report.findings) and report.packs > 0
+
+
+def test_snapshots_in_a_vault_that_cannot_be_opened_are_named_with_the_reason(service: Service, three: Cell) -> None:
+    for place in ("head", "head.copy"):
+        service.store.delete(f"{vault_root('p')}/{place}")
+    report = inspecting.check(replace(service, depot=open_depot(service.identity.home)), FsckRequest())
+    assert [one.snapshots for one in report.findings if one.kind == "snapshot"] == [("s1",), ("s2",), ("s3",)]
+    assert "and its copy are missing" in report.findings[0].what
+
+
+def test_a_head_that_is_lost_while_the_server_runs_is_mended_by_it(service: Service, three: Cell) -> None:
+    for place in ("head", "head.copy"):
+        service.store.delete(f"{vault_root('p')}/{place}")
+    assert not inspecting.check(service, FsckRequest()).ok
+    inspecting.check(service, FsckRequest(repair=True))
+    assert inspecting.check(replace(service, depot=open_depot(service.identity.home)), FsckRequest()).ok

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 from tests.snapshots.test_vault_faults import CALLS_MAX, NOW, Meddled, memory_of, prepared
-from tests.snapshots.vaultkit import Cell, forget, fresh, pages
+from tests.snapshots.vaultkit import RING, Cell, forget, fresh, pages
 
 from ergosphere.snapshots import collect, fsck, sweep
 from ergosphere.snapshots.blobs import blob_key, put_blob
+from ergosphere.snapshots.chunk_index import NOWHERE
 from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.documents import seal, to_plain
-from ergosphere.snapshots.records import commit
+from ergosphere.snapshots.keys import KeyRing
+from ergosphere.snapshots.packs import FOOT, HEAD
+from ergosphere.snapshots.records import abort, commit
 from ergosphere.snapshots.results import CellResult
 from ergosphere.snapshots.store import FolderStore
 from ergosphere.snapshots.tree import Entry, Kind, Tree, save_tree
@@ -30,8 +33,8 @@ def two(store: FolderStore, tmp_path: Path) -> Cell:
     return cell
 
 
-def packs(store: FolderStore) -> list[Path]:
-    return sorted(p for p in (store.folder / fresh(store).root / "packs").rglob("*") if p.is_file())
+def packs(store: FolderStore, ring: KeyRing | None = RING) -> list[Path]:
+    return sorted(p for p in (store.folder / fresh(store, ring=ring).root / "packs").rglob("*") if p.is_file())
 
 
 def pack_of(store: FolderStore, freeze_id: str) -> Path:
@@ -102,6 +105,52 @@ def test_a_repair_lets_the_next_snapshot_store_anew_what_was_lost(store: FolderS
     assert memory_of(store, "f3") == pages(random.Random("f2"), 80)
     assert memory_of(store, "f2") == memory_of(store, "f3"), "what was lost is there again for the damaged one, too"
     assert again.id not in fsck.check(store, [fresh(store)], deep=True).affected
+
+
+@pytest.mark.parametrize("ring", [RING, None], ids=["encrypted", "plain"])
+@pytest.mark.parametrize("at", ["table", "foot", "head"])
+def test_what_a_pack_says_of_itself_is_read_and_written_anew_before_the_index_is_lost(
+    store: FolderStore, tmp_path: Path, ring: KeyRing | None, at: str
+) -> None:
+    cell = Cell(tmp_path / "cell")
+    cell.keep(fresh(store, ring=ring), "f1")
+    whole = fsck.check(store, [fresh(store, ring=ring)], deep=True)
+    assert whole.is_clean
+    for pack in packs(store, ring):
+        content = bytearray(pack.read_bytes())
+        content[{"table": -FOOT.size - 40, "foot": -3, "head": HEAD.size - 1}[at]] ^= 1
+        pack.write_bytes(content)
+    report = fsck.check(store, [fresh(store, ring=ring)], deep=True)
+    assert len(report.damaged) == whole.packs and not report.affected and report.whole == {"f1"}
+    how = "has a damaged head" if at == "head" else "can be read with the index only"
+    assert all(how in said and "0 of its" in said for said in report.damaged)
+    fsck.check(store, [fresh(store, ring=ring)], deep=True, repair=True)
+    assert fsck.check(store, [fresh(store, ring=ring)], deep=True).is_clean
+    for path in (store.folder / fresh(store, ring=ring).root / "index").iterdir():
+        path.unlink()
+    recipe = fresh(store, ring=ring).recipe("f1.0")
+    assert (fresh(store, ring=ring).index.find(recipe.names) != NOWHERE).all(), "the index was made again from packs"
+
+
+def test_a_pack_of_a_newer_version_is_told_and_left_as_it_is(store: FolderStore, two: Cell) -> None:
+    for pack in packs(store):
+        pack.write_bytes(HEAD.pack(b"ERGOPACK", 9, 1, bytes.fromhex(pack.name), bytes(16)) + bytes(200_000))
+    report = fsck.check(store, [fresh(store)], deep=True, repair=True)
+    assert any("cannot be judged: the pack has version 9" in said for said in report.damaged)
+    assert not report.mended and not fresh(store).doomed()
+
+
+def test_a_snapshot_that_is_kept_and_has_no_record_is_named(store: FolderStore, two: Cell) -> None:
+    kept = fsck.Wanted(snapshots=frozenset({"f1", "f2", "f3", "f4"}))
+    forget(store, "f2")
+    abort(store, "f3", "called off")
+    found = fsck.check(store, [fresh(store)], wanted=kept).affected
+    assert found == {
+        "f2": "its record says that it was forgotten",
+        "f3": "its record says that it was called off",
+        "f4": "its record is missing, and nothing else tells what it is made of",
+    }
+    assert fsck.check(store, [fresh(store)]).is_clean, "nobody wants them"
 
 
 def test_orphans_are_counted_and_harm_nobody(store: FolderStore, two: Cell) -> None:
@@ -191,7 +240,7 @@ def ended(store: FolderStore) -> str:
 
 def test_results_and_submissions_that_are_whole_are_clean(store: FolderStore, ended: str) -> None:
     for deep in (False, True):
-        assert fsck.check(store, [], deep=deep, submitted=frozenset({ended})).is_clean
+        assert fsck.check(store, [], deep=deep, wanted=fsck.Wanted(submitted=frozenset({ended}))).is_clean
 
 
 def test_a_flipped_bit_in_a_file_of_a_submission_or_result_is_seen_and_can_be_stored_anew(
@@ -214,8 +263,8 @@ def test_a_damaged_list_of_files_is_named_with_whose_it_is(store: FolderStore, e
     store.delete("results/j9.1/0")
     store.put(blob_key(ended), b"{}")
     assert fsck.check(store, []).is_clean, "it is nobody's"
-    assert "a submission" in fsck.check(store, [], submitted=frozenset({ended})).damaged[0]
-    fsck.check(store, [], submitted=frozenset({ended}), repair=True)
+    assert "a submission" in fsck.check(store, [], wanted=fsck.Wanted(submitted=frozenset({ended}))).damaged[0]
+    fsck.check(store, [], wanted=fsck.Wanted(submitted=frozenset({ended})), repair=True)
     assert not store.has(blob_key(ended))
 
 

@@ -131,7 +131,7 @@ def test_one_damaged_record_does_not_make_the_right_key_a_wrong_one(
 def test_a_head_from_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path, monkeypatch)
     head = tmp_path / "store/head"
-    head.write_bytes(head.read_bytes().replace(b'"version":1', b'"version":2'))
+    head.write_bytes(head.read_bytes().replace(b'"version":2', b'"version":3'))
     with pytest.raises(TooNew):
         opened(tmp_path, monkeypatch)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -18,7 +20,7 @@ from ergosphere.core.model import ENDED
 from ergosphere.snapshots import fsck, records, shelf
 from ergosphere.snapshots.errors import NotRemote, SnapshotError
 from ergosphere.snapshots.manifest import Manifest
-from ergosphere.snapshots.vault import Vault, projects
+from ergosphere.snapshots.vault import Vault
 from ergosphere.wire.paths import to_text
 from ergosphere.wire.snapshots import (
     FileChange,
@@ -121,30 +123,46 @@ def difference(service: Service, ref: str, to: str) -> SnapshotDiff:
 def check(service: Service, wish: FsckRequest) -> FsckReport:
     """The whole store. A snapshot that was called damaged and is found whole may be used again.
 
-    Errors: StoreError, MissingKey, WrongKey.
+    Errors: StoreError.
     """
-    vaults = [service.depot.vault(project) for project in projects(service.store)]
-    with service.ledger.read() as look:
-        jobs = [job for job in look.session.scalars(select(JobRow)) if job.spec["tree"] and job.phase not in ENDED]
-        trees = frozenset(submitted(job) for job in jobs)
-    report = fsck.check(service.store, vaults, deep=wish.read, repair=wish.repair, submitted=trees)
+    wanted = _wanted(service)
+    vaults, closed = service.depot.vaults()
+    report = fsck.check(
+        service.store, vaults, deep=wish.read, repair=wish.repair, wanted=replace(wanted, closed=closed)
+    )
+    dropped = wanted.snapshots - _wanted(service).snapshots  # since: nobody asks for these any more
+    report.affected = {name: why for name, why in report.affected.items() if name not in dropped}
     if wish.read:
         _mark_whole(service, report.whole)
-    findings = [
-        Finding(kind="snapshot", what=f"{name} cannot be thawed: {why}", snapshots=(name,), remedy=_REMEDY)
-        for name, why in sorted(report.affected.items())
-    ]
-    findings += [Finding(kind="damaged", what=what) for what in report.damaged]
-    findings += [Finding(kind="mended", what=what) for what in report.mended]
-    if report.orphan_bytes:
-        findings.append(Finding(kind="orphaned", what=f"{report.orphan_bytes} bytes; a sweep frees them"))
     return FsckReport(
-        findings=tuple(findings),
+        findings=tuple(_findings(report)),
         snapshots=report.snapshots,
         packs=report.packs,
         chunks=report.chunks,
         ok=report.is_clean,
     )
+
+
+def _wanted(service: Service) -> fsck.Wanted:
+    """What the ledger relies on now."""
+    with service.ledger.read() as look:
+        jobs = [job for job in look.session.scalars(select(JobRow)) if job.spec["tree"] and job.phase not in ENDED]
+        kept = look.session.scalars(select(SnapshotRow.id).where(SnapshotRow.dropped.is_(False)))
+        return fsck.Wanted(frozenset(submitted(job) for job in jobs), frozenset(kept))
+
+
+def _findings(report: fsck.Report) -> Iterator[Finding]:
+    for name, why in sorted(report.affected.items()):
+        yield Finding(kind="snapshot", what=f"{name} cannot be thawed: {why}", snapshots=(name,), remedy=_REMEDY)
+    for what in report.damaged:
+        yield Finding(kind="damaged", what=what)
+    for what in report.mended:
+        yield Finding(kind="mended", what=what)
+    if report.orphan_recipes:
+        said = ", ".join(report.orphan_recipes[: fsck.NAMED_MAX])
+        yield Finding(kind="orphaned", what=f"{len(report.orphan_recipes)} recipe(s) of no snapshot: {said}")
+    if report.orphan_bytes:
+        yield Finding(kind="orphaned", what=f"{report.orphan_bytes} bytes; a sweep frees them")
 
 
 def _mark_whole(service: Service, whole: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,6 @@ from ergosphere.snapshots import collect, sweep
 from ergosphere.snapshots.errors import SnapshotError
 from ergosphere.snapshots.store import now_s
 from ergosphere.snapshots.sweep import Needs
-from ergosphere.snapshots.vault import projects
 from ergosphere.wire.snapshots import GcReport
 
 SWEEP_EVERY_S: Final = 900.0
@@ -44,7 +44,7 @@ class Tidy:
         needs = self._needs()  # first: what is committed after this is young
         swept = sweep.plan(store, now_s(store, sweep.CLOCK), needs=needs)
         freed = swept.bytes if dry_run else sweep.execute(store, swept)
-        vaults = [self.service.depot.vault(project) for project in projects(store)]
+        vaults, closed = self.service.depot.vaults()
         planned = [collect.plan(vault) for vault in vaults]
         freed += sum(
             one.bytes if dry_run else collect.execute(vault, one) for vault, one in zip(vaults, planned, strict=True)
@@ -55,7 +55,7 @@ class Tidy:
             objects=len(swept.keys) + len(swept.blobs) + sum(len(one.delete) for one in planned),
             bytes=freed,
             later_bytes=sum(one.bytes_later for one in planned),
-            notes=(*swept.notes, *(note for one in planned for note in one.notes)),
+            notes=(*swept.notes, *(note for one in planned for note in one.notes), *_left_out(closed)),
         )
 
     def _run(self, ending: threading.Event) -> None:
@@ -84,6 +84,10 @@ class Tidy:
                 retired=frozenset(snapshot for snapshot, dropped in rows if dropped),
                 jobs=frozenset(job.id for job in jobs),
             )
+
+
+def _left_out(closed: Mapping[str, SnapshotError]) -> list[str]:
+    return [f"the vault {root} is left out: {error}" for root, error in closed.items()]
 
 
 def submitted(job: JobRow) -> str:

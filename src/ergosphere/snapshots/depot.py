@@ -10,7 +10,16 @@ from typing import Final
 
 from ergosphere import system
 from ergosphere.snapshots import settings as all_settings
-from ergosphere.snapshots.errors import MissingKey, StoreFull, StoreUnreachable
+from ergosphere.snapshots.errors import (
+    Damaged,
+    MissingKey,
+    Refused,
+    SnapshotError,
+    StoreFull,
+    StoreUnreachable,
+    TooNew,
+    WrongKey,
+)
 from ergosphere.snapshots.gate import Claim, Gate
 from ergosphere.snapshots.keys import KeyRing, load_keys
 from ergosphere.snapshots.opening import StoreOptions, create_store, open_store
@@ -18,6 +27,7 @@ from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer
 from ergosphere.snapshots.settings import StoreSettings
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault, open_vault
+from ergosphere.snapshots.vault_head import require_head, vault_roots
 from ergosphere.snapshots.wrappers import Limit
 
 NO_KEY: Final = "set ERGO_KEY or ERGO_KEY_FILE to the key it was made with; docs/operations/lost-key.md"
@@ -44,6 +54,18 @@ class Depot:
             if project not in self._vaults:
                 self._vaults[project] = open_vault(self.store, project, self.ring)
             return self._vaults[project]
+
+    def vaults(self) -> tuple[list[Vault], dict[str, SnapshotError]]:
+        """Every vault of the store; of those that cannot be opened, by place, why not. Errors: StoreError."""
+        opened: list[Vault] = []
+        closed: dict[str, SnapshotError] = {}
+        known = {vault.root: vault for vault in list(self._vaults.values())}
+        for root in vault_roots(self.store):
+            try:
+                opened.append(known.get(root) or self.vault(require_head(self.store, root).project))
+            except (Damaged, MissingKey, Refused, TooNew, WrongKey) as error:
+                closed[root] = error
+        return opened, closed
 
 
 def open_depot(home: Path, cache: Path | None = None) -> Depot:

@@ -6,9 +6,11 @@ Each has a cause and, where there is one, a remedy; nothing else lives here but 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+EARLIER: Final = "an earlier snapshot can be used"
 
 
 class SnapshotError(Exception):
@@ -48,11 +50,15 @@ class StoreUnreachable(StoreError):
 
 
 class Damaged(SnapshotError):
-    """Bytes are not what their digest promises, or are missing. `snapshot` is "" when only a blob is known."""
+    """Bytes are not what their digest promises, or are missing. `snapshot` is "" when only a blob is known, or when no
+    other snapshot would help.
+    """
 
-    def __init__(self, which: str, snapshot: str = "", how: str = "differs from its digest") -> None:
+    def __init__(
+        self, which: str, snapshot: str = "", how: str = "differs from its digest", *, remedy: str = ""
+    ) -> None:
         of = f" of snapshot {snapshot}" if snapshot else ""
-        super().__init__(f"{which}{of} {how}", "an earlier snapshot can be used")
+        super().__init__(f"{which}{of} {how}", remedy or (EARLIER if snapshot else ""))
         self.which = which
         self.snapshot = snapshot
         self.how = how

@@ -6,28 +6,27 @@ seems lost is looked for once more before anybody is told. Submissions and resul
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ergosphere.snapshots import plain_check
+from ergosphere.snapshots import pack_check, plain_check, vault_head
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
-from ergosphere.snapshots.errors import Damaged, NotFound, TooNew
+from ergosphere.snapshots.errors import Damaged, NotFound, SnapshotError, TooNew
 from ergosphere.snapshots.gather import REMOTE, file_blobs
 from ergosphere.snapshots.manifest import CellPart, Manifest
-from ergosphere.snapshots.packs import FOOT, HEAD, ROW, ChunkReader, check_head
 from ergosphere.snapshots.recipes import Recipe
-from ergosphere.snapshots.records import RECORDS, verdict
+from ergosphere.snapshots.records import RECORDS, Aborted, Swept, verdict
 from ergosphere.snapshots.remote import CellBlobs
 from ergosphere.snapshots.repacking import copy_chunks
-from ergosphere.snapshots.sealing import MAC_SIZE, TAG_SIZE
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault
+from ergosphere.snapshots.vault_head import PAGE, VaultHead, vault_root
 
 NAMED_MAX: Final = 20  # of one kind in the report
+STRANGE: Final = f"the head is back that its packs were written under; {PAGE}"
 
 
 @dataclass(slots=True)
@@ -62,29 +61,46 @@ class Report:
         return said
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What ought to be there, as the ledger and the depot know it. `submitted`: trees of jobs that may still start;
+    `snapshots`: those that are kept; `closed`: vaults that cannot be opened, by their place, and why.
+    """
+
+    submitted: frozenset[str] = frozenset()
+    snapshots: frozenset[str] = frozenset()
+    closed: Mapping[str, SnapshotError] = field(default_factory=dict)
+
+
+NOTHING_WANTED: Final = Wanted()
+
+
 def check(
     store: Store,
     vaults: Sequence[Vault],
     *,
     deep: bool = False,
     repair: bool = False,
-    submitted: frozenset[str] = frozenset(),
+    wanted: Wanted = NOTHING_WANTED,
 ) -> Report:
-    """Compare marks, records, recipes, index, packs, results and submissions (digests of their trees); with `deep` read
-    and verify every byte.
+    """Compare marks, records, recipes, index, packs, results and what is `wanted`; with `deep` read and verify every
+    byte.
 
-    `repair` makes the index again, dooms damaged packs once what is good in them was copied, so that the next snapshot
-    stores anew what was lost, and removes plain content that is damaged. Errors: StoreError.
+    `repair` writes the heads of vaults and makes the index again, dooms damaged packs once what is good in them was
+    copied, so that the next snapshot stores anew what was lost, and removes plain content that is damaged.
+    Errors: StoreError.
     """
     report = Report()
     marked = {stored.key.removeprefix(REMOTE).replace("/", ".") for stored in store.list(REMOTE)}
     manifests = _records(store, report)
+    _check_kept(store, wanted.snapshots - manifests.keys() - report.affected.keys(), report)
+    _check_closed(wanted.closed, manifests, report)
     held: set[str] = set()
     for vault in vaults:
         held |= _check_vault(vault, manifests, report, deep, repair)
     if vaults:
         _check_marks(vaults, manifests, marked - held, report)
-    plain = plain_check.check(store, submitted, deep=deep, repair=repair)
+    plain = plain_check.check(store, wanted.submitted, deep=deep, repair=repair)
     report.damaged += plain.damaged
     report.mended += plain.mended
     for freeze_id in [one for one in report.affected if one in manifests and not _is_kept(store, one)]:
@@ -124,23 +140,70 @@ def _check_marks(vaults: Sequence[Vault], manifests: Mapping[str, Manifest], los
             report.affected.setdefault(freeze_id, f"the recipe of its cell {cell} is missing")
 
 
+def _check_kept(store: Store, lost: Iterable[str], report: Report) -> None:
+    """Snapshots that somebody relies on and of which no record was found."""
+    for freeze_id in sorted(lost):
+        match verdict(store, freeze_id):
+            case None:
+                report.affected[freeze_id] = "its record is missing, and nothing else tells what it is made of"
+            case Aborted():
+                report.affected[freeze_id] = "its record says that it was called off"
+            case Swept():
+                report.affected[freeze_id] = "its record says that it was forgotten"
+            case Manifest():  # it came since
+                continue
+
+
+def _check_closed(closed: Mapping[str, SnapshotError], manifests: Mapping[str, Manifest], report: Report) -> None:
+    """Vaults that cannot be opened, and the snapshots in them; all others are looked at."""
+    report.damaged += [f"the vault {root} cannot be opened: {error}" for root, error in closed.items()]
+    for freeze_id, manifest in manifests.items():
+        root = vault_root(str(manifest.spec.get("project", "")))
+        if root in closed:
+            report.affected[freeze_id] = closed[root].cause
+
+
+def _check_head(vault: Vault, report: Report) -> list[str]:
+    """Both places of the head; those at which it is lost, while what this vault was opened with is still known."""
+    lost = []
+    for place, found in vault_head.look(vault.store, vault.root, vault.project).items():
+        if found != vault.head:
+            report.damaged.append(_wrong_head(place, found))
+            if not isinstance(found, VaultHead):
+                lost.append(place)
+    return lost
+
+
+def _wrong_head(place: str, found: vault_head.Found) -> str:
+    if found is None:
+        return f"{place} is missing; what it says is still known"
+    if isinstance(found, VaultHead):
+        return f"{place} is not the head that this vault was opened with"
+    return found.cause
+
+
 def _check_vault(vault: Vault, manifests: Mapping[str, Manifest], report: Report, deep: bool, repair: bool) -> set[str]:
+    lost = _check_head(vault, report)
     recipes = _recipes(vault, report)
     vault.reload()  # behind the recipes: what they need was stored before them
     report.damaged += vault.troubles.values()
     index = vault.index
-    good = _check_packs(vault, index, report, deep)
+    packs = pack_check.check(vault, index, deep=deep)
+    report.damaged += packs.damaged
     used = np.zeros(len(index), bool)
     for recipe in recipes.values():
         rows = index.find(recipe.names)
         used[rows[rows != NOWHERE]] = True
-    bad = {name.tobytes() for name in index.rows["name"][~good]}
+    bad = {name.tobytes() for name in index.rows["name"][~packs.good]}
     _check_recipes(vault, recipes, bad, manifests, report, deep)
     report.orphan_bytes += int(index.rows["stored"][~used].sum(dtype=np.int64))
     report.chunks += len(index)
     report.packs += len(index.packs)
-    if repair:
-        _repair(vault, index, good, report)
+    if packs.strange:
+        report.damaged.append(f"nothing of the vault {vault.root} is mended before {STRANGE}")
+    elif repair:
+        _repair(vault, index, packs, report)
+        _write_head(vault, lost, report)
     return set(recipes)
 
 
@@ -155,51 +218,6 @@ def _recipes(vault: Vault, report: Report) -> dict[str, Recipe]:
             report.damaged.append(error.cause)
             report.affected.setdefault(name.rpartition(".")[0], error.cause)
     return found
-
-
-def _check_packs(vault: Vault, index: ChunkIndex, report: Report, deep: bool) -> NDArray[np.bool_]:
-    """Which chunks are good."""
-    good = np.ones(len(index), bool)
-    sizes = vault.pack_sizes()
-    order = np.argsort(index.owner, kind="stable")
-    firsts = np.searchsorted(index.owner[order], np.arange(len(index.packs) + 1))
-    for number, pack in enumerate(index.packs):
-        rows = order[firsts[number] : firsts[number + 1]]
-        wrong = _wrong_size(vault, index, rows, sizes.get(pack, 0))
-        if wrong and not deep:
-            good[rows] = index.rows["at"][rows].astype(np.int64) + index.rows["stored"][rows] <= sizes.get(pack, 0)
-        if deep:
-            good[rows] = _verify(vault, index, pack, rows)
-        bad = int((~good[rows]).sum())
-        if wrong or bad:
-            how = wrong or "was damaged"
-            report.damaged.append(f"pack {pack.hex()} {how}: {bad} of its {len(rows)} chunks are lost")
-    return good
-
-
-def _wrong_size(vault: Vault, index: ChunkIndex, rows: NDArray[np.int64], size: int) -> str:
-    table = index.rows[rows]
-    end = int((table["at"].astype(np.int64) + table["stored"]).max(initial=HEAD.size))
-    whole = end + len(rows) * ROW.itemsize + (TAG_SIZE if vault.sealer.encrypted else MAC_SIZE) + FOOT.size
-    return "" if size == whole else f"has {size} bytes instead of {whole}"
-
-
-def _verify(vault: Vault, index: ChunkIndex, pack: bytes, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    good = np.zeros(len(rows), bool)
-    try:
-        content = memoryview(vault.store.get(vault.pack_key(pack)))
-        check_head(bytes(content[: HEAD.size]), pack, "a pack")
-    except (NotFound, Damaged):
-        return good
-    reader = ChunkReader(vault.sealer, vault.naming, pack)
-    for i, row in enumerate(index.rows[rows]):
-        at, stored = int(row["at"]), int(row["stored"])
-        try:
-            reader.read(row["name"].tobytes(), at, int(row["size"]), int(row["kind"]), content[at : at + stored])
-            good[i] = True
-        except Damaged:
-            continue
-    return good
 
 
 def _check_recipes(
@@ -251,11 +269,11 @@ def _lacking(vault: Vault, recipe: Recipe, part: CellPart, deep: bool) -> str:
     return f"its recipe lacks {count} image(s), files or logs that its manifest names" if count else ""
 
 
-def _repair(vault: Vault, index: ChunkIndex, good: NDArray[np.bool_], report: Report) -> None:
-    bad = [index.packs[number] for number in np.unique(index.owner[~good])]
+def _repair(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, report: Report) -> None:
+    bad = {index.packs[number] for number in np.unique(index.owner[~packs.good])} | packs.worn
     if bad:
         numbers = [i for i, pack in enumerate(index.packs) if pack in bad]
-        copy_chunks(vault, index, np.flatnonzero(np.isin(index.owner, numbers) & good))
+        copy_chunks(vault, index, np.flatnonzero(np.isin(index.owner, numbers) & packs.good))
         for pack in bad:
             vault.store.put(vault.doomed_key(pack), b"", if_absent=True)
         report.mended.append(f"{len(bad)} damaged pack(s): the good was copied, the next snapshot stores the rest anew")
@@ -263,3 +281,9 @@ def _repair(vault: Vault, index: ChunkIndex, good: NDArray[np.bool_], report: Re
     removed = vault.rewrite_index(set(vault.pack_sizes()))
     vault.reload()
     report.mended.append(f"the index was made again ({removed} old part(s) removed)")
+
+
+def _write_head(vault: Vault, places: Sequence[str], report: Report) -> None:
+    for place in places:
+        vault.store.put(place, vault.head.encode())
+        report.mended.append(f"{place} was written again")

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from ergosphere.snapshots.blobs import BLOBS
-from ergosphere.snapshots.documents import canonical
+from ergosphere.snapshots.documents import canonical, from_plain, seal, to_plain, unseal
 from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, Refused, TooNew, WrongKey
 from ergosphere.snapshots.records import RECORDS
 from ergosphere.snapshots.results import RESULTS
 from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer, is_plain_abort
 from ergosphere.snapshots.sealing import Sealer, is_sealed
 from ergosphere.snapshots.store import Store, Stored
-from ergosphere.snapshots.vault import SALT_SIZE, VAULTS
+from ergosphere.snapshots.vault_head import SALT_SIZE, read_head, vault_roots
 from ergosphere.snapshots.wrappers import Around, Call
 from ergosphere.system import fresh_bytes
 
@@ -28,7 +29,8 @@ T = TypeVar("T")
 
 HEAD: Final = "head"
 OWNER: Final = "owner"
-GATE_VERSION: Final = 1
+HEAD_VERSION: Final = 2
+OWNER_VERSION: Final = 1
 SAMPLES_MAX: Final = 16  # objects of a kind that are looked at where no head says how a store was begun
 SAMPLE_SIZE_MAX: Final = 1 << 20  # bytes
 
@@ -42,6 +44,15 @@ OWN_STORE: Final = (
     "give each home a store of its own (`ergo up --store URL`); if that home is gone for good, remove the object "
     f"`{OWNER}` from this store and `ergo up` takes it over; docs/operations/store-damaged.md"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHead:
+    """How a store was begun. `salt` and `check` in hex."""
+
+    encrypted: bool
+    salt: str
+    check: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -86,38 +97,30 @@ def check_key(store: Store, key: bytes | None) -> None:
     Errors: MissingKey, WrongKey, TooNew, StoreError.
     """
     head = _read_head(store) or _begin(store, key)
-    if head["encrypted"] and key is None:
+    if head.encrypted and key is None:
         raise MissingKey("this store is encrypted, and there is no key", GIVE_KEY)
-    if not head["encrypted"] and key is not None:
+    if not head.encrypted and key is not None:
         raise WrongKey("this store was begun without a key, and with one nothing in it could be read", TAKE_KEY)
-    if Sealer(key, bytes.fromhex(head["salt"])).check() != head["check"]:
+    if Sealer(key, bytes.fromhex(head.salt)).check() != head.check:
         raise WrongKey("this store was begun with another key", GIVE_KEY)
 
 
-def _read_head(store: Store) -> dict[str, Any] | None:
+def _read_head(store: Store) -> StoreHead | None:
     """None where there is none, or none that can be read: what is in the store tells as well."""
     try:
-        head = json.loads(store.get(HEAD))
-        if head["version"] > GATE_VERSION:
-            raise TooNew("store", head["version"], GATE_VERSION)
-        bytes.fromhex(head["salt"])
-        return dict(head) if isinstance(head["encrypted"], bool) and isinstance(head["check"], str) else None
-    except (NotFound, ValueError, KeyError, TypeError):
+        head = from_plain(StoreHead, unseal(store.get(HEAD), "store", HEAD_VERSION, "the head of the store"))
+        bytes.fromhex(head.salt)
+    except (NotFound, Damaged, ValueError):
         return None
+    return head
 
 
-def _begin(store: Store, key: bytes | None) -> dict[str, Any]:
+def _begin(store: Store, key: bytes | None) -> StoreHead:
     """Write the head of a store that has none: a new one, or one from before there were heads."""
     _check_content(store, key)
     sealer = Sealer(key, fresh_bytes(SALT_SIZE))
-    head = {
-        "ergosphere": "store",
-        "version": GATE_VERSION,
-        "encrypted": key is not None,
-        "salt": sealer.salt.hex(),
-        "check": sealer.check(),
-    }
-    store.put(HEAD, canonical(head), if_absent=not store.has(HEAD))
+    head = StoreHead(key is not None, sealer.salt.hex(), sealer.check())
+    store.put(HEAD, seal("store", HEAD_VERSION, to_plain(head)), if_absent=not store.has(HEAD))
     return _read_head(store) or head
 
 
@@ -138,7 +141,7 @@ def _check_content(store: Store, key: bytes | None) -> None:
             strange = True
     if strange:
         raise WrongKey("what is in this store was stored with another key", GIVE_KEY)
-    if key is not None and any(_is_plain_vault(store, stored.key) for stored in store.list(VAULTS)):
+    if key is not None and any(_is_plain_vault(store, root) for root in vault_roots(store)):
         raise WrongKey("the snapshots in this store are not encrypted, and a key is given", TAKE_KEY)
 
 
@@ -152,13 +155,11 @@ def _samples(store: Store) -> Iterator[tuple[str, bytes]]:
                 yield place, content
 
 
-def _is_plain_vault(store: Store, place: str) -> bool:
-    if not place.endswith("/head"):
-        return False
-    try:
-        return json.loads(store.get(place))["encrypted"] is False
-    except (NotFound, ValueError, KeyError, TypeError):
-        return False
+def _is_plain_vault(store: Store, root: str) -> bool:
+    with suppress(Damaged, TooNew, Refused):
+        head = read_head(store, root)
+        return head is not None and not head.encrypted
+    return False
 
 
 # ── the owner ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,19 +169,18 @@ def take(store: Store, claim: Claim) -> None:
     """Make the store this home's, or see that it is. Errors: Refused (another's), Damaged, StoreError."""
     book = store if claim.key is None else SealedStore(store, fleet_sealer(claim.key))
     try:
-        owner = book.get(OWNER)
+        home, place = _read_owner(book)
     except NotFound:
-        said = {"ergosphere": "owner", "version": GATE_VERSION, "home": claim.home, "place": claim.place}
+        said = {"ergosphere": "owner", "version": OWNER_VERSION, "home": claim.home, "place": claim.place}
         book.put(OWNER, canonical(said), if_absent=True)
-        owner = book.get(OWNER)
-    home, place = _read_owner(owner)
+        home, place = _read_owner(book)
     if home != claim.home:
         raise Refused(f"this store belongs to another home ({place}), whose jobs live by it", OWN_STORE)
 
 
-def _read_owner(content: bytes) -> tuple[str, str]:
+def _read_owner(book: Store) -> tuple[str, str]:
     try:
-        said = json.loads(content)
+        said = json.loads(book.get(OWNER))
         return str(said["home"]), str(said["place"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged("what says whose store this is", how=f"cannot be read: {OWN_STORE}") from error
+    except (Damaged, ValueError, KeyError, TypeError) as error:
+        raise Damaged("what says whose store this is", how="cannot be read", remedy=OWN_STORE) from error

@@ -1,6 +1,6 @@
 """The bytes of a pack: many chunks in one object, then a table of them, then where the table begins.
 
-    head   8 magic, 2 version, 2 mode, 4 zero, 16 pack id
+    head   8 magic, 2 version, 2 mode, 4 zero, 16 pack id, 16 salt of the vault's head
     chunks one after the other, each encrypted by itself
     table  one row a chunk (`ROW`), encrypted or with a keyed hash
     foot   4 bytes of the table, 4 rows, 8 magic
@@ -26,8 +26,8 @@ from ergosphere.system import fresh_bytes
 
 MAGIC: Final = b"ERGOPACK"
 END: Final = b"PACKEND1"
-VERSION: Final = 1
-HEAD: Final = struct.Struct("<8sHH4x16s")
+VERSION: Final = 2
+HEAD: Final = struct.Struct("<8sHH4x16s16s")
 FOOT: Final = struct.Struct("<II8s")
 ID_SIZE: Final = 16
 PACK_SIZE: Final = 16 << 20  # bytes; what one worker gathers before it writes
@@ -110,7 +110,7 @@ class PackBuilder:
         self._id = fresh_bytes(ID_SIZE)
         self._cipher = self._sealer.pack(self._id)
         mode = ENCRYPTED if self._sealer.encrypted else PLAIN
-        self._buffer[: HEAD.size] = HEAD.pack(MAGIC, VERSION, mode, self._id)
+        self._buffer[: HEAD.size] = HEAD.pack(MAGIC, VERSION, mode, self._id, self._sealer.salt)
         self._end = HEAD.size
 
     def _packed(self, content: memoryview) -> tuple[int, Bytes]:
@@ -152,16 +152,17 @@ def read_table(sealed: bytes, pack_id: bytes, sealer: Sealer, which: str) -> Row
     return np.frombuffer(table, ROW)
 
 
-def check_head(head: bytes, pack_id: bytes, which: str) -> None:
-    """Errors: Damaged, TooNew."""
+def salt_in(head: bytes, pack_id: bytes, which: str) -> bytes:
+    """The salt of the vault's head that a pack was written under. Errors: Damaged, TooNew."""
     try:
-        magic, version, _, found = HEAD.unpack(head)
+        magic, version, _, found, salt = HEAD.unpack(head)
     except struct.error:
         raise Damaged(which, how="is cut short") from None
     if magic != MAGIC or found != pack_id:
         raise Damaged(which, how="is not the pack it is named after")
     if version > VERSION:
         raise TooNew("pack", version, VERSION)
+    return bytes(salt)
 
 
 class ChunkReader:

@@ -1,4 +1,4 @@
-"""One project's chunks in a store: its head, its keys, and the index of what lies where.
+"""One project's chunks in a store: opened with its key, and the index of what lies where.
 
 Writing is in `putting`, reading in `getting`, forgetting in `collect`, checking in `fsck`. The index in the store is
 only a copy: it is made again from the packs wherever it is missing or damaged.
@@ -6,66 +6,48 @@ only a copy: it is made again from the packs wherever it is missing or damaged.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, Part, decode, part_of
-from ergosphere.snapshots.documents import canonical
-from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, TooNew, WrongKey, read_again
+from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, WrongKey, read_again
 from ergosphere.snapshots.keys import KeyRing
 from ergosphere.snapshots.packs import FOOT, Rows, read_table, table_span
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.recipes import decode as decode_recipe
 from ergosphere.snapshots.sealing import Sealer
 from ergosphere.snapshots.store import Store, Stored, now_s
+from ergosphere.snapshots.vault_head import VaultHead, open_head
 from ergosphere.system import fresh_bytes
 
-VAULTS: Final = "vaults/"
-VAULT_VERSION: Final = 1
-SALT_SIZE: Final = 16  # bytes
+INDEX_NAME_SIZE: Final = 16  # bytes
 
 log = logging.getLogger(__name__)
-
-
-def vault_root(project: str) -> str:
-    """Below this a store keeps a project's vault. The name itself is in the vault's head."""
-    return f"{VAULTS}{blake3(project.encode()).hexdigest()[:16]}"
 
 
 def open_vault(store: Store, project: str, ring: KeyRing | None) -> Vault:
     """A project's vault, made if it is not there yet. Without a key it is made unencrypted.
 
-    Errors: MissingKey, WrongKey, TooNew, Damaged, StoreError.
+    Errors: MissingKey, WrongKey, TooNew, Refused, Damaged, StoreError.
     """
     key = ring.project(project) if ring else None
-    try:
-        head = _parse_head(store.get(f"{vault_root(project)}/head"), project)
-    except NotFound:
-        head = _make_head(store, project, key)
-    if head["encrypted"] and key is None:
+    head = open_head(store, project, key)
+    if head.encrypted and key is None:
         raise MissingKey(
             f"the snapshots of project {project} are encrypted", "give their key: ERGO_KEY_FILE names its file"
         )
-    sealer = Sealer(key if head["encrypted"] else None, bytes.fromhex(head["salt"]))
-    if sealer.check() != head["check"]:
+    sealer = head.sealer(key)
+    if sealer.check() != head.check:
         raise WrongKey(
             f"the snapshots of project {project} are encrypted with another key", "give the key they were stored with"
         )
-    return Vault(store, project, sealer)
-
-
-def projects(store: Store) -> list[str]:
-    """Every project that has a vault here. Errors: StoreError, Damaged."""
-    heads = [stored.key for stored in store.list(VAULTS) if stored.key.endswith("/head")]
-    return [str(_parse_head(store.get(key), key)["project"]) for key in heads]
+    return Vault(store, head, sealer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,12 +62,13 @@ class Place:
 class Vault:
     """An open vault. Any thread may use it; keep one for a project in a process."""
 
-    def __init__(self, store: Store, project: str, sealer: Sealer) -> None:
+    def __init__(self, store: Store, head: VaultHead, sealer: Sealer) -> None:
         self.store = store
-        self.project = project
+        self.head = head
+        self.project = head.project
         self.sealer = sealer
         self.naming = sealer.naming
-        self.root = vault_root(project)
+        self.root = head.root
         self._lock = threading.Lock()
         self._parts: dict[str, Part] = {}  # by index key, or pack key where no index has it
         self._known: ChunkIndex | None = None
@@ -291,7 +274,7 @@ class Vault:
         self._doubtful = ChunkIndex(parts, without=every - bad) if bad & self._all_packs() else ChunkIndex()
 
     def _put_part(self, part: Part) -> str:
-        key = f"{self.root}/index/{fresh_bytes(SALT_SIZE).hex()}"
+        key = f"{self.root}/index/{fresh_bytes(INDEX_NAME_SIZE).hex()}"
         self.store.put(key, self.sealer.seal(part.encode(), key))
         return key
 
@@ -302,34 +285,3 @@ def id_of(key: str) -> bytes:
         return bytes.fromhex(key.rpartition("/")[2])
     except ValueError:
         return b""  # a stranger's file: no pack has this id
-
-
-def _make_head(store: Store, project: str, key: bytes | None) -> dict[str, Any]:
-    sealer = Sealer(key, fresh_bytes(SALT_SIZE))
-    head = {
-        "ergosphere": "vault",
-        "version": VAULT_VERSION,
-        "project": project,
-        "encrypted": key is not None,
-        "salt": sealer.salt.hex(),
-        "check": sealer.check(),
-    }
-    place = f"{vault_root(project)}/head"
-    store.put(place, canonical(head), if_absent=True)
-    return _parse_head(store.get(place), project)
-
-
-def _parse_head(content: bytes, project: str) -> dict[str, Any]:
-    which = f"the head of project {project}'s vault"
-    try:
-        head = json.loads(content)
-        if head["ergosphere"] != "vault":
-            raise Damaged(which, how="is not one")
-        if head["version"] > VAULT_VERSION:
-            raise TooNew("vault", head["version"], VAULT_VERSION)
-        bytes.fromhex(head["salt"])
-        if isinstance(head["encrypted"], bool) and isinstance(head["check"], str):
-            return dict(head)
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(which, how="is not readable") from error
-    raise Damaged(which, how="is not readable")
