@@ -114,6 +114,12 @@ def test_a_wrong_key_and_none_are_told_from_damage(store: FolderStore) -> None:
         fresh(store, ring=None)
 
 
+def test_a_head_that_says_plain_never_makes_who_has_a_key_store_in_the_clear(store: FolderStore) -> None:
+    fresh(store, ring=None)
+    with pytest.raises(WrongKey, match="project p are not encrypted, and a key for them is given; go on without"):
+        fresh(store, ring=RING)
+
+
 def test_a_head_that_differs_from_its_copy_is_refused(store: FolderStore) -> None:
     put(fresh(store), "f1", {"a": b"x" * 9000})
     other = MemoryStore()

@@ -42,6 +42,11 @@ def open_vault(store: Store, project: str, ring: KeyRing | None) -> Vault:
         raise MissingKey(
             f"the snapshots of project {project} are encrypted", "give their key: ERGO_KEY_FILE names its file"
         )
+    if not head.encrypted and key is not None:
+        raise WrongKey(
+            f"the snapshots of project {project} are not encrypted, and a key for them is given",
+            "go on without that key, or begin another home with it; docs/operations/lost-key.md",
+        )
     sealer = head.sealer(key)
     if sealer.check() != head.check:
         raise WrongKey(
