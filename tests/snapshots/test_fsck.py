@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,12 @@ def test_a_pack_of_a_newer_version_is_told_and_left_as_it_is(store: FolderStore,
     report = fsck.check(store, [fresh(store)], deep=True, repair=True)
     assert any("cannot be judged: the pack has version 9" in said for said in report.damaged)
     assert not report.mended and not fresh(store).doomed()
+
+
+def test_a_store_of_which_all_vaults_are_gone_is_not_whole(store: FolderStore, two: Cell) -> None:
+    shutil.rmtree(store.folder / "vaults")
+    found = fsck.check(store, []).affected
+    assert found == dict.fromkeys(("f1", "f2"), "the recipe of its cell 0 is missing")
 
 
 def test_a_snapshot_that_is_kept_and_has_no_record_is_named(store: FolderStore, two: Cell) -> None:

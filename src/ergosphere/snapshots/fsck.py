@@ -98,8 +98,7 @@ def check(
     held: set[str] = set()
     for vault in vaults:
         held |= _check_vault(vault, manifests, report, deep, repair)
-    if vaults:
-        _check_marks(vaults, manifests, marked - held, report)
+    _check_marks(vaults, manifests, marked - held, report)
     plain = plain_check.check(store, wanted.submitted, deep=deep, repair=repair)
     report.damaged += plain.damaged
     report.mended += plain.mended
