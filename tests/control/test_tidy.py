@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.control.test_lives import add_job
 from tests.hand_clock import HandClock
-from tests.snapshots.vaultkit import Cell
+from tests.snapshots.vaultkit import Cell, pages
 
 from ergosphere import system
 from ergosphere.control import inspecting
@@ -26,9 +27,11 @@ from ergosphere.snapshots import records
 from ergosphere.snapshots.blobs import blob_key, put_blob
 from ergosphere.snapshots.depot import open_depot
 from ergosphere.snapshots.digests import digest_bytes
-from ergosphere.snapshots.errors import StoreUnreachable
+from ergosphere.snapshots.errors import Busy, StoreUnreachable
+from ergosphere.snapshots.pages import PAGE
 from ergosphere.snapshots.records import Swept
 from ergosphere.snapshots.remote import marker
+from ergosphere.snapshots.settings import home_id
 from ergosphere.snapshots.vault_head import vault_root
 from ergosphere.wire.snapshots import FsckRequest
 
@@ -127,6 +130,16 @@ def test_a_snapshot_that_was_removed_goes_with_the_next_sweep_however_few_are_le
     assert not service.store.has(marker("s2", 0)) and records.load(service.store, "s3").id == "s3"
 
 
+def test_a_dry_run_says_what_a_removed_snapshot_will_free(service: Service, three: Cell) -> None:
+    for number, count in ((4, 300), (5, 10)):
+        three.image(0, [(0x10000, pages(random.Random(number), count))])
+        keep(service, three, f"s{number}", number)
+    service.verbs.remove_snapshot("j@s4")
+    would = Tidy(service).report(dry_run=True)
+    assert would.bytes == 0 and would.later_bytes + would.repacked_bytes > 300 * PAGE
+    assert records.load(service.store, "s4").id == "s4"
+
+
 def test_what_is_just_being_stored_is_spared_when_the_servers_clock_jumps(service: Service, clock: HandClock) -> None:
     digest = put_blob(service.store, b"train.py, of a submission under way")
     clock.at_s += 100 * 24 * 3600.0
@@ -219,3 +232,14 @@ def test_a_head_that_is_lost_while_the_server_runs_is_mended_by_it(service: Serv
     assert not inspecting.check(service, FsckRequest()).ok
     inspecting.check(service, FsckRequest(repair=True))
     assert inspecting.check(replace(service, depot=open_depot(service.identity.home)), FsckRequest()).ok
+
+
+def test_a_second_sweep_of_one_server_is_refused_and_one_of_its_earlier_life_is_taken_over(
+    service: Service, three: Cell
+) -> None:
+    vault = service.depot.vault("p")
+    service.store.put(f"{vault.root}/sweeping", f"{home_id(service.identity.home)} 00".encode())
+    Tidy(service).sweep()
+    assert not service.store.has(f"{vault.root}/sweeping")
+    with service.sweeping, pytest.raises(Busy, match="under way"):
+        Tidy(service).sweep()

@@ -15,9 +15,12 @@ from tests.snapshots.vaultkit import Cell, forget, fresh, pages, put
 from ergosphere.snapshots import collect, fsck, shelf, sweep
 from ergosphere.snapshots.blobs import blob_key
 from ergosphere.snapshots.digests import digest_bytes
-from ergosphere.snapshots.errors import Busy
+from ergosphere.snapshots.errors import Busy, StoreUnreachable
 from ergosphere.snapshots.memory_store import MemoryStore
 from ergosphere.snapshots.store import FolderStore
+from ergosphere.snapshots.wrappers import Around, Retrying
+
+COMMITTED = b'{"ergosphere":"freeze","version":1,"verdict":"commit"}'
 
 
 def swept(store: object, rules: collect.Rules) -> collect.CollectPlan:
@@ -64,7 +67,7 @@ def test_a_pack_with_little_left_in_it_is_copied_and_goes(tmp_path: Path) -> Non
     before = sum(vault.pack_sizes().values())
     store.delete(vault.recipe_key("f1.0"))
     rules = collect.Rules(grace_s=0.0)
-    store.put("freezes/f2", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
+    store.put("freezes/f2", COMMITTED)
     for _ in range(3):
         swept(store, rules)
     assert sum(fresh(store).pack_sizes().values()) < before / 5
@@ -84,7 +87,7 @@ def test_what_a_later_snapshot_needs_again_is_spared(tmp_path: Path) -> None:
     assert doomed
     vault = fresh(store)  # a writer from before dooms were looked at
     vault.put_recipe(recipe)
-    store.put("freezes/f1", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
+    store.put("freezes/f1", COMMITTED)
     clock.at_s += 20
     assert set(swept(store, rules).spare) == doomed
     assert fresh(store).doomed() == set() and len(fresh(store).pack_sizes()) == len(doomed)
@@ -146,7 +149,7 @@ def test_whatever_is_put_removed_and_swept_what_is_kept_is_whole(steps: list[tup
         match step:
             case "put" if name not in kept:
                 kept[name] = b"".join(random.Random(number + i).randbytes(30_000) for i in range(3))
-                store.put(f"freezes/{name}", b'{"ergosphere":"freeze","version":1,"verdict":"commit"}')
+                store.put(f"freezes/{name}", COMMITTED)
                 put(fresh(store), name, {"a": kept[name]})
             case "remove" if name in kept:
                 del kept[name]
@@ -163,3 +166,69 @@ def test_whatever_is_put_removed_and_swept_what_is_kept_is_whole(steps: list[tup
     assert not report.damaged
     if not kept:
         assert fresh(store).pack_sizes() == {}
+
+
+def test_a_dry_run_counts_what_goes_later_at_once_and_by_copying(tmp_path: Path) -> None:
+    """Young packs are not touched yet, and a snapshot that a sweep would forget counts as forgotten."""
+    clock, dice = HandClock(), random.Random(1)
+    store = MemoryStore(clock)
+    small, large = dice.randbytes(40_000), dice.randbytes(900_000)
+    held = {"f1": {"small": small, "large": large}, "f2": {"small": small}, "f3": {"x": large[:9]}}
+    for name, contents in held.items():
+        store.put(f"freezes/{name}", COMMITTED)
+        put(fresh(store), name, contents)
+    shared = collect.plan(fresh(store), gone=frozenset({"f1"}))
+    assert shared.bytes_repacked >= len(large) and shared.repack == () and shared.bytes_later == 0
+    alone = collect.plan(fresh(store), gone=frozenset({"f1", "f2"}))
+    assert alone.bytes_later > len(large) and alone.doom == ()
+    put_away = fresh(store)
+    for name in ("f1", "f2"):
+        forget(store, name)
+    collect.execute(put_away, collect.plan(put_away, NOW))  # doomed, and nothing else yet
+    assert collect.plan(fresh(store)).bytes_later == alone.bytes_later
+    assert put_away.doomed()
+
+
+def test_a_pack_that_is_gone_does_not_hide_the_one_that_is_needed(tmp_path: Path) -> None:
+    """A sweep that was killed leaves rows, or a marker, of a pack that is no more: another has the same chunk."""
+    store, content = MemoryStore(), random.Random(1).randbytes(50_000)
+    store.put("freezes/f1", COMMITTED)
+    put(fresh(store), "f1", {"a": content})
+    (first,) = fresh(store).pack_sizes()
+    store.put(fresh(store).doomed_key(first), b"")
+    put(fresh(store), "f1", {"a": content})  # stored again, as the pack is doomed
+    (second,) = fresh(store).pack_sizes().keys() - {first}
+    store.put(fresh(store).doomed_key(second), b"")
+    store.delete(fresh(store).pack_key(first))  # its marker and its rows are still there
+    for _ in range(2):
+        swept(store, NOW)
+    assert shelf.cell_blobs(fresh(store), "f1", 0).get("blobs/00/" + "0" * 64) == content
+
+
+def test_a_sweep_takes_over_from_an_earlier_life_of_its_home_and_from_no_other(store: FolderStore) -> None:
+    vault = fresh(store)
+    store.put(f"{vault.root}/sweeping", b"home-a 0011")
+    with pytest.raises(Busy, match="another sweep"):
+        collect.execute(vault, collect.plan(vault, NOW), "home-b")
+    collect.execute(vault, collect.plan(vault, NOW), "home-a")
+    assert not store.has(f"{vault.root}/sweeping")
+
+
+def test_a_lock_whose_answer_was_lost_is_still_ours(store: FolderStore) -> None:
+    lost = LockLost(store)
+    vault = fresh(Retrying(lost, HandClock()))
+    collect.execute(vault, collect.plan(vault, NOW))
+    assert lost.times == 1 and not store.has(f"{vault.root}/sweeping")
+
+
+class LockLost(Around):
+    """The lock is written and its first answer lost."""
+
+    times = 0
+
+    def put(self, key: str, *arguments: object, **options: object) -> bool:
+        done = super().put(key, *arguments, **options)  # type: ignore[arg-type]
+        if key.endswith("/sweeping") and not self.times:
+            self.times += 1
+            raise StoreUnreachable("gone")
+        return done

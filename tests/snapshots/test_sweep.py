@@ -13,16 +13,17 @@ from tests.hand_clock import HandClock
 from ergosphere.snapshots.blobs import blob_key, get_blob, put_blob
 from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.documents import seal, to_plain
-from ergosphere.snapshots.errors import Damaged, TooNew
+from ergosphere.snapshots.errors import Damaged, StoreFull, TooNew
 from ergosphere.snapshots.manifest import CellPart, ImageFile, Log, LogPiece, Manifest, RankPart
 from ergosphere.snapshots.memory_store import MemoryStore
-from ergosphere.snapshots.records import Swept, abort, commit, load, record_key, verdict
+from ergosphere.snapshots.records import Swept, abort, commit, load, record_key, sweep_record, verdict
 from ergosphere.snapshots.results import CellResult
 from ergosphere.snapshots.sealed_store import SealedStore
 from ergosphere.snapshots.sealing import Sealer
-from ergosphere.snapshots.store import FolderStore, Store
+from ergosphere.snapshots.store import FolderStore, Source, Store, now_s
 from ergosphere.snapshots.sweep import Needs, Retention, execute, plan
 from ergosphere.snapshots.tree import Entry, Kind, Tree, TreeSum, save_tree
+from ergosphere.snapshots.wrappers import Around
 
 LATER = 10_000.0  # seconds after the clock's beginning: everything is past its grace by then
 
@@ -72,7 +73,7 @@ def test_the_last_k_snapshots_of_each_job_stay(store: MemoryStore) -> None:
         snapshot(store, f"b{number}", "j2", at_s=number)
     swept = plan(store, LATER, Retention(keep_last=2))
     assert swept.snapshots == ("a0", "a1", "b0", "b1")
-    assert execute(store, swept) == swept.bytes > 0
+    assert execute(store, swept).bytes == swept.bytes > 0
     assert [whole(store, f"a{n}") for n in range(4)] == [False, False, True, True]
     assert verdict(store, "a0") == Swept("a0") and load(store, "a3").id == "a3"
     assert {stored.key for stored in store.list("remote/")} == {f"remote/{x}{n}/0" for x in "ab" for n in (2, 3)}
@@ -140,7 +141,7 @@ def test_a_writer_between_plan_and_execution_keeps_its_blob(store: MemoryStore, 
     swept = plan(store, LATER)
     assert [key for key, _ in swept.blobs] == [blob_key(digest)]
     assert put_blob(store, b"content") == digest  # a writer finds it there and relies on it
-    assert execute(store, swept) == 0
+    assert execute(store, swept).bytes == 0
     assert get_blob([store], digest, "it") == b"content"
 
 
@@ -226,14 +227,14 @@ def test_a_copy_whose_job_was_never_written_down_goes_after_a_grace(store: Memor
     known = replace(needs, jobs=frozenset({"j1", "j2"}), snapshots=frozenset({"a", "begun"}))
     assert plan(store, LATER + 10, needs=known).snapshots == ()
     swept = plan(store, 2 * LATER, needs=known)
-    assert swept.snapshots == ("copy",) and "remote/copy/0" in swept.keys
+    assert swept.snapshots == ("copy",) and "remote/copy/0" in swept.markers
     assert plan(store, 2 * LATER).snapshots == (), "where no ledger is asked nothing is an orphan"
 
 
 def test_a_mark_whose_snapshot_was_never_committed_goes_after_a_grace(store: MemoryStore, clock: HandClock) -> None:
     store.put("remote/never/0", b"")
-    assert plan(store, 10.0).keys == ()
-    assert plan(store, LATER).keys == ("remote/never/0",)
+    assert plan(store, 10.0).markers == ()
+    assert plan(store, LATER).markers == ("remote/never/0",)
 
 
 def test_a_sweep_stops_at_what_it_does_not_understand(store: MemoryStore) -> None:
@@ -280,3 +281,31 @@ def get_blob_or_none(folder: FolderStore, digest: str) -> bytes | None:
             return get_blob([folder], digest, "it")
         time.sleep(0.001)
     return None
+
+
+class Full(Around):
+    """Whatever is written finds no room."""
+
+    def put(self, key: str, source: Source, *, if_absent: bool = False, share: bool = False) -> bool:
+        raise StoreFull("there")
+
+
+def test_a_full_store_loses_what_nothing_names_and_keeps_what_a_record_names(store: MemoryStore) -> None:
+    for number in range(4):
+        snapshot(store, f"a{number}", at_s=number)
+    orphan = put_blob(store, b"of nobody")
+    full = Full(store)
+    done = execute(full, plan(full, LATER, Retention(keep_last=2)))
+    assert done.bytes == len(b"of nobody") and not store.has(blob_key(orphan))
+    assert "once there is room" in done.notes[0]
+    assert all(whole(store, f"a{n}") and load(store, f"a{n}") for n in range(4))
+    assert now_s(store, "clock") == now_s(full, "clock"), "the time can be told without room"
+    assert execute(store, plan(store, LATER, Retention(keep_last=2))).bytes > 0
+
+
+def test_a_sweep_that_dies_after_a_record_leaves_no_marker_behind(store: MemoryStore) -> None:
+    for number in range(4):
+        snapshot(store, f"a{number}", at_s=number)
+    sweep_record(store, "a0")
+    execute(store, plan(store, LATER, Retention(keep_last=3)))
+    assert "remote/a0/0" not in {stored.key for stored in store.list("remote/")}

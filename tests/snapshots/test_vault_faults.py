@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -145,6 +146,82 @@ def test_a_sweep_that_fails_at_any_call_harms_nothing_and_the_next_one_ends_it(t
             assert at > 20
             return
     raise AssertionError("a sweep has no end")
+
+
+class Full(Around):
+    """No room for anything of more than `room` bytes; deleting makes none, as others take it at once."""
+
+    def __init__(self, inner: Store, room: int) -> None:
+        super().__init__(inner)
+        self.room = room
+
+    def _do(self, call: Call, act: Callable[[], T]) -> T:
+        if call.verb == "put" and call.sent > self.room:
+            raise StoreFull("there")
+        return act()
+
+
+@pytest.mark.parametrize("room", [-1, 0, 60, 5000])
+def test_a_full_store_is_swept_of_all_that_can_go_without_room(tmp_path: Path, room: int) -> None:
+    """Not even an empty object fits; no object with content; no records; no packs."""
+    store, cell, shared = prepared(tmp_path)
+    small = pages(random.Random(7), 5)
+    cell.image(0, [(0x10000, small)])
+    cell.keep(fresh(store), "gone")
+    forget(store, "gone")
+    collect.execute(fresh(store), collect.plan(fresh(store), NOW))  # dooms what goes below
+    (doomed,) = fresh(store).doomed()
+    wanted = fresh(store).pack_sizes()[doomed]
+    cell.image(0, [(0x10000, shared[: 4 * PAGE])])
+    cell.keep(fresh(store), "f3")
+    forget(store, "f1")  # its pack holds little that f3 needs: it is to be copied, for which there is no room
+    full = fresh(Full(store, room))
+    planned = collect.plan(full, NOW)
+    assert planned.repack and planned.delete == (doomed,)
+    done = collect.execute(full, planned, "home")
+    assert done.bytes == wanted > len(small) and doomed not in fresh(store).pack_sizes()
+    assert "the store is full" in done.notes[0]
+    for _ in range(3):
+        collect.execute(full, collect.plan(full, NOW), "home")
+    assert memory_of(store, "f3") == shared[: 4 * PAGE]
+    for _ in range(3):
+        assert not collect.execute(fresh(store), collect.plan(fresh(store), NOW), "home").notes
+    assert memory_of(store, "f3") == shared[: 4 * PAGE]
+    assert fsck.check(store, [fresh(store)], deep=True).is_clean
+    assert sum(fresh(store).pack_sizes().values()) < len(shared)
+
+
+class FullFrom(Around):
+    """From put number `at` on there is no room."""
+
+    def __init__(self, inner: Store, at: int) -> None:
+        super().__init__(inner)
+        self.at = at
+
+    def _do(self, call: Call, act: Callable[[], T]) -> T:
+        self.at -= call.verb == "put"
+        if call.verb == "put" and self.at <= 0:
+            raise StoreFull("there")
+        return act()
+
+
+def test_a_store_that_gets_full_at_any_write_of_a_sweep_loses_nothing_that_is_needed(tmp_path: Path) -> None:
+    for at in range(1, 30):
+        store, cell, shared = prepared(tmp_path / str(at))
+        cell.image(0, [(0x10000, shared[: 4 * PAGE])])
+        cell.keep(fresh(store), "f2")
+        forget(store, "f1")
+        full = FullFrom(store, at)
+        for _ in range(4):
+            vault = fresh(full)
+            with suppress(StoreFull):
+                collect.execute(vault, collect.plan(vault, NOW), "home")
+        assert memory_of(store, "f2") == shared[: 4 * PAGE]
+        assert fsck.check(store, [fresh(store)], deep=True).is_clean
+        if full.at > 0:
+            assert at > 8
+            return
+    raise AssertionError("a sweep writes for ever")
 
 
 @pytest.mark.parametrize("sweeps", [1, 2, 3])

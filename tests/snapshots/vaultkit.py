@@ -110,7 +110,7 @@ def fresh(store: Store, project: str = "p", ring: KeyRing | None = RING) -> Vaul
 def forget(store: Store, freeze_id: str) -> None:
     """What a sweep does with a snapshot that its owner removed; its bytes go with later ones."""
     markers = tuple(stored.key for stored in store.list(f"remote/{freeze_id}/"))
-    sweep.execute(store, sweep.SweepPlan((freeze_id,), markers, (), 0.0))
+    sweep.execute(store, sweep.SweepPlan((freeze_id,), (), (), 0.0, markers=markers))
 
 
 def part_of(manifest: Manifest) -> CellPart:

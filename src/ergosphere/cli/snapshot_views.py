@@ -145,6 +145,8 @@ def gc_view(report: GcReport) -> Group:
     lines += [Text(f"  snapshot {name}", "dim") for name in report.snapshots[:SHOWN_MAX]]
     later = bytes_text(report.later_bytes)
     lines += [Fact("later", f"{later} nothing needs any more go after the grace period")] if report.later_bytes else []
+    freed = f"{bytes_text(report.repacked_bytes)} beside what is still needed go once that is copied"
+    lines += [Fact("by copying", freed)] if report.repacked_bytes else []
     lines += [Fact("note", safe_line(text), "yellow") for text in report.notes]
     return Group(*lines)
 

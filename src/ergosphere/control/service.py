@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,7 @@ class Service:
     closing: Closing
     new_id: Callable[[], str]
     uploads: Path = field(default=Path())
+    sweeping: threading.Lock = field(default_factory=threading.Lock)  # held by whoever sweeps the store
 
 
 def assemble(

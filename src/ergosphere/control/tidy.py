@@ -14,9 +14,10 @@ from ergosphere.control.ledger.tables import JobRow, SnapshotRow
 from ergosphere.control.service import Service
 from ergosphere.core.model import ENDED
 from ergosphere.snapshots import collect, sweep
-from ergosphere.snapshots.errors import SnapshotError
+from ergosphere.snapshots.errors import Busy, SnapshotError
+from ergosphere.snapshots.settings import home_id
 from ergosphere.snapshots.store import now_s
-from ergosphere.snapshots.sweep import Needs
+from ergosphere.snapshots.sweep import Freed, Needs
 from ergosphere.wire.snapshots import GcReport
 
 SWEEP_EVERY_S: Final = 900.0
@@ -34,40 +35,55 @@ class Tidy:
         thread.start()
         return thread
 
-    def sweep(self) -> int:
-        """One sweep; bytes freed. Errors: those of the store."""
-        return self.report(dry_run=False).bytes
+    def sweep(self) -> GcReport:
+        """One sweep. Errors: those of the store, Busy."""
+        return self.report(dry_run=False)
 
     def report(self, *, dry_run: bool) -> GcReport:
-        """One sweep, or what it would do. Errors: those of the store."""
-        store = self.service.store
+        """One sweep, or what it would do. Errors: those of the store, Busy (one is under way here)."""
+        if dry_run:
+            return self._report(dry_run=True)
+        if not self.service.sweeping.acquire(blocking=False):
+            raise Busy("a sweep of this store is under way", "try again when it has ended")
+        try:
+            return self._report(dry_run=False)
+        finally:
+            self.service.sweeping.release()
+
+    def _report(self, *, dry_run: bool) -> GcReport:
+        store, home = self.service.store, home_id(self.service.identity.home)
         needs = self._needs()  # first: what is committed after this is young
         swept = sweep.plan(store, now_s(store, sweep.CLOCK), needs=needs)
-        freed = swept.bytes if dry_run else sweep.execute(store, swept)
+        freed = [Freed(swept.bytes) if dry_run else sweep.execute(store, swept)]
         vaults, closed = self.service.depot.vaults()
-        planned = [collect.plan(vault) for vault in vaults]
-        freed += sum(
-            one.bytes if dry_run else collect.execute(vault, one) for vault, one in zip(vaults, planned, strict=True)
-        )
+        gone = frozenset(swept.snapshots) if dry_run else frozenset()
+        planned = [collect.plan(vault, gone=gone) for vault in vaults]
+        freed += [
+            Freed(one.bytes) if dry_run else collect.execute(vault, one, home)
+            for vault, one in zip(vaults, planned, strict=True)
+        ]
+        notes = {*swept.notes, *(note for one in planned for note in one.notes)}
+        notes |= {*(note for each in freed for note in each.notes), *_left_out(closed)}
         return GcReport(
             dry_run=dry_run,
-            snapshots=swept.snapshots,
-            objects=len(swept.keys) + len(swept.blobs) + sum(len(one.delete) for one in planned),
-            bytes=freed,
+            snapshots=swept.snapshots if not freed[0].notes else (),
+            objects=len(swept.keys) + len(swept.markers) + len(swept.blobs) + sum(len(one.delete) for one in planned),
+            bytes=sum(each.bytes for each in freed),
             later_bytes=sum(one.bytes_later for one in planned),
-            notes=(*swept.notes, *(note for one in planned for note in one.notes), *_left_out(closed)),
+            repacked_bytes=sum(one.bytes_repacked for one in planned),
+            notes=tuple(sorted(notes)),
         )
 
     def _run(self, ending: threading.Event) -> None:
         while not ending.wait(SWEEP_EVERY_S):
             try:
-                freed = self.sweep()
+                done = self.sweep()
             except SnapshotError as error:  # the one door: the next sweep finishes what this one began
                 log.warning("the sweep of the store stopped: %s", error)
             except Exception:  # a full disk or a bug: the store must be swept again all the same
                 log.exception("the sweep of the store failed; the next one follows")
             else:
-                log.info("the sweep of the store freed %d bytes", freed)
+                log.info("%s", " · ".join((f"the sweep of the store freed {done.bytes} bytes", *done.notes)))
 
     def _needs(self) -> Needs:
         """As the ledger is now. A damaged snapshot stays until it is removed or too old: it may yet be mended."""

@@ -5,12 +5,14 @@ after, if still no recipe needs it. A sweep dooms (1), and later reads all recip
 its recipe (4) and then looks for doomed packs (5), storing again what it needs of them (`remote.put_cell`). If 4 comes
 before 2 the sweep sees the recipe; else 1 < 2 < 4 < 5 and the writer sees the marker. The grace is for lists that are
 stale and for readers under way. Packs with little left in them are copied together and then doomed, too.
+
+What can go without anything being written goes first, and copying comes last: a store that is full is swept, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,17 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
-from ergosphere.snapshots.errors import Busy, Damaged, NotFound
+from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull
 from ergosphere.snapshots.gather import is_remote
 from ergosphere.snapshots.manifest import Manifest
 from ergosphere.snapshots.recipes import names_in
 from ergosphere.snapshots.records import RECORDS, is_committed, parse, record_key
 from ergosphere.snapshots.repacking import copy_chunks
+from ergosphere.snapshots.sweep import Freed
+from ergosphere.snapshots.sweep_lock import alone
 from ergosphere.snapshots.vault import Vault, id_of
 
 INDEX_PARTS_MAX: Final = 16  # more are written again as few
 UPLOAD_S_MAX: Final = 24 * 3600.0  # a snapshot that is not remote by then has lost its node
-SWEEP_S_MAX: Final = 6 * 3600.0  # a sweep that has not ended by then has died
+FULL: Final = "the store is full: what needed nothing written went first, the rest goes with the next sweeps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class CollectPlan:
     spare: tuple[bytes, ...]
     repack: tuple[bytes, ...]
     bytes: int  # of `delete`
-    bytes_later: int  # of `doom`
+    bytes_later: int  # of packs that nobody needs and that go with later sweeps, young ones among them
+    bytes_repacked: int  # that nobody needs, in packs that are copied for it
     rewrite_index: bool
     marked: frozenset[str]  # recipes that were looked at
     notes: tuple[str, ...] = ()
@@ -65,8 +70,8 @@ class CollectPlan:
         return [
             f"{len(self.recipes)} recipe(s) of forgotten snapshots go",
             f"{len(self.delete)} pack(s) that were doomed before go now: {self.bytes} bytes",
-            f"{len(self.doom)} pack(s) nobody needs go with a later sweep: {self.bytes_later} bytes",
-            f"{len(self.repack)} pack(s) with little left in them are copied together",
+            f"{len(self.doom)} pack(s) nobody needs go with a later sweep: {self.bytes_later} bytes with those since",
+            f"{len(self.repack)} pack(s) with little left in them are copied together: {self.bytes_repacked} bytes",
             f"{len(self.spare)} doomed pack(s) are needed again and stay",
             *self.notes,
         ]
@@ -74,55 +79,85 @@ class CollectPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """What live recipes need: rows of the index and of the doubtful index."""
+    """What live recipes need: rows of the index and, of what is not in it, of packs that are doomed and still there."""
 
     live: NDArray[np.bool_]
-    doubtful: NDArray[np.bool_]
+    waiting: NDArray[np.bool_]
     missing: int
 
 
-def plan(vault: Vault, rules: Rules = DEFAULT_RULES) -> CollectPlan:
-    """Decide what goes. Errors: StoreError, TooNew."""
+@dataclass(frozen=True, slots=True)
+class _Aged:
+    """Packs that nobody needs, `young` ones apart, and packs that hold little that anybody needs."""
+
+    doom: list[bytes]
+    young: list[bytes]
+    repack: list[bytes]
+    bytes_repacked: int
+
+
+def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = frozenset()) -> CollectPlan:
+    """Decide what goes. `gone`: snapshots that count as forgotten, for a dry run. Errors: StoreError, TooNew."""
     vault.refresh()
     now_s = vault.now_s()
     notes: list[str] = []
-    dead, alive = _sorted_recipes(vault, now_s, rules)
-    if dead and _is_pending(vault, now_s):
+    dead, alive = _sorted_recipes(vault, now_s, rules, gone)
+    if dead and _is_pending(vault, now_s, gone):
         dead, alive = [], dead + alive
-    marks = _mark(vault, alive, notes)
-    index = vault.index
     ages = {id_of(stored.key): (now_s - stored.written_s, stored.size) for stored in vault.list_packs()}
     doomed = {id_of(stored.key): now_s - stored.written_s for stored in vault.list_doomed()}
-    needed_again = _owners(vault.doubtful, marks.doubtful)
-    gone = [pack for pack, age_s in doomed.items() if pack not in needed_again and age_s >= rules.grace_s]
+    waiting = _only(vault, doomed.keys() & ages.keys())
+    marks = _mark(vault, waiting, alive, notes)
+    needed_again = _owners(waiting, marks.waiting)
+    spared = tuple(sorted(needed_again))
+    due = [pack for pack, age_s in doomed.items() if pack not in needed_again and age_s >= rules.grace_s]
     if notes:  # something that is needed cannot be read: nothing is taken away from under it
-        doom, repack, gone = NO_PACKS, NO_PACKS, NO_PACKS
-    else:
-        doom, repack = _aged(index, marks, ages, rules)
-        doom = doom + (_unreadable(vault, ages, doomed, rules) if not marks.missing else NO_PACKS)
+        return CollectPlan(
+            tuple(dead), (), (), spared, (), 0, 0, 0,
+            vault.index_parts() > INDEX_PARTS_MAX, frozenset(alive), tuple(notes),
+        )  # fmt: skip
+    aged = _aged(vault.index, marks, ages, rules)
+    doom = aged.doom + (_unreadable(vault, ages, doomed, rules) if not marks.missing else NO_PACKS)
+    later = doomed.keys() - needed_again - set(due) | set(doom) | set(aged.young)
     return CollectPlan(
-        tuple(dead), tuple(sorted(doom)), tuple(sorted(gone)), tuple(sorted(needed_again & doomed.keys())),
-        tuple(sorted(repack)), _sum(ages, gone), _sum(ages, doom),
-        vault.index_parts() > INDEX_PARTS_MAX or bool(gone), frozenset(alive), tuple(notes),
+        tuple(dead), tuple(sorted(doom)), tuple(sorted(due)), spared, tuple(sorted(aged.repack)),
+        _sum(ages, due), _sum(ages, later), aged.bytes_repacked,
+        vault.index_parts() > INDEX_PARTS_MAX or bool(due), frozenset(alive), (),
     )  # fmt: skip
 
 
-def execute(vault: Vault, planned: CollectPlan) -> int:
-    """Do what the plan says; bytes freed. Interrupted anywhere, the next sweep finishes. Errors: StoreError, Busy."""
-    with _alone(vault):
+def execute(vault: Vault, planned: CollectPlan, home: str = "") -> Freed:
+    """Do what the plan says. Interrupted anywhere, the next sweep finishes; a full store loses what it can.
+
+    `home`: whose sweep this is; it may take over from an earlier one of the same home. Errors: StoreError, Busy.
+    """
+    with alone(vault, home) as locked:
         for name in planned.recipes:
             vault.store.delete(vault.recipe_key(name))
-        for pack in planned.spare:
-            vault.store.delete(vault.doomed_key(pack))
-        copied = _repack(vault, planned.repack)
-        for pack in (*planned.doom, *copied):
-            vault.store.put(vault.doomed_key(pack), b"", if_absent=True)
         freed = _delete(vault, planned)
+        done = locked and _arrange(vault, planned)
+    return Freed(freed, () if done else (FULL,))
+
+
+def _arrange(vault: Vault, planned: CollectPlan) -> bool:
+    """What must not meet another sweep, and what is written: spare, doom, merge the index, copy. False: no room."""
+    for pack in planned.spare:
+        vault.store.delete(vault.doomed_key(pack))
+    try:
+        _doom(vault, planned.doom)
         if planned.rewrite_index:
             vault.refresh()
             vault.rewrite_index(set(vault.pack_sizes()))
-        vault.refresh()
-    return freed
+        done = _repack(vault, planned.repack)
+    except StoreFull:
+        done = False
+    vault.refresh()
+    return done
+
+
+def _doom(vault: Vault, packs: Iterable[bytes]) -> None:
+    for pack in packs:
+        vault.store.put(vault.doomed_key(pack), b"", if_absent=True)
 
 
 def _delete(vault: Vault, planned: CollectPlan) -> int:
@@ -132,10 +167,11 @@ def _delete(vault: Vault, planned: CollectPlan) -> int:
     vault.refresh()
     fresh = [name for name in vault.recipe_names() if name not in planned.marked]
     notes: list[str] = []
-    needed = _owners(vault.doubtful, _mark(vault, fresh, notes).doubtful)
+    sizes, doomed = vault.pack_sizes(), vault.doomed()
+    waiting = _only(vault, doomed & sizes.keys())
+    needed = _owners(waiting, _mark(vault, waiting, fresh, notes).waiting)
     if notes:
         return 0
-    sizes, doomed = vault.pack_sizes(), vault.doomed()
     freed = 0
     for pack in planned.delete:
         if pack in needed or pack not in doomed:
@@ -146,42 +182,50 @@ def _delete(vault: Vault, planned: CollectPlan) -> int:
     return freed
 
 
-def _repack(vault: Vault, packs: tuple[bytes, ...]) -> list[bytes]:
-    """Copy what is needed of these packs to new ones; those of which everything needed has another place now."""
+def _repack(vault: Vault, packs: tuple[bytes, ...]) -> bool:
+    """Copy what is needed of these packs to new ones; doom those of which everything needed has another place now.
+
+    False: there was not room for all.
+    """
     if not packs:
-        return []
+        return True
     vault.refresh()
     notes: list[str] = []
-    marks = _mark(vault, list(vault.recipe_names()), notes)
+    marks = _mark(vault, ChunkIndex(), list(vault.recipe_names()), notes)
     if notes:
-        return []
+        return True
     index = vault.index
     chosen = np.isin(index.owner, [i for i, pack in enumerate(index.packs) if pack in packs])
     rows = np.flatnonzero(chosen & marks.live)
-    copy_chunks(vault, index, rows)
+    room = True
+    try:
+        copy_chunks(vault, index, rows)
+    except StoreFull:
+        room = False
     vault.refresh()
-    others = ChunkIndex(vault.all_parts(), without=set(packs) | vault.doomed())
+    others = _only(vault, vault.pack_sizes().keys() - vault.doomed() - set(packs))
     lost = rows[others.find(index.rows["name"][rows]) == NOWHERE]
     kept = {index.packs[owner] for owner in index.owner[lost]}
-    return [pack for pack in packs if pack not in kept]
+    _doom(vault, [pack for pack in packs if pack not in kept])
+    return room
 
 
-def _sorted_recipes(vault: Vault, now_s: float, rules: Rules) -> tuple[list[str], list[str]]:
+def _sorted_recipes(vault: Vault, now_s: float, rules: Rules, gone: frozenset[str]) -> tuple[list[str], list[str]]:
     """Recipes of snapshots that are forgotten, and all others."""
     dead: list[str] = []
     alive: list[str] = []
     for stored in vault.list_recipes():
         name = stored.key.rpartition("/")[2]
-        young = now_s - stored.written_s < rules.grace_s
-        (alive if _is_alive(vault, name.rpartition(".")[0], young) else dead).append(name)
+        freeze_id, young = name.rpartition(".")[0], now_s - stored.written_s < rules.grace_s
+        (alive if freeze_id not in gone and _is_alive(vault, freeze_id, young) else dead).append(name)
     return dead, alive
 
 
-def _is_pending(vault: Vault, now_s: float) -> bool:
+def _is_pending(vault: Vault, now_s: float, gone: frozenset[str]) -> bool:
     """Whether a snapshot is on its way here: its unchanged files may be in recipes of forgotten ones only."""
     for stored in vault.store.list(RECORDS):
-        if now_s - stored.written_s < UPLOAD_S_MAX:
-            freeze_id = stored.key.removeprefix(RECORDS)
+        freeze_id = stored.key.removeprefix(RECORDS)
+        if now_s - stored.written_s < UPLOAD_S_MAX and freeze_id not in gone:
             with suppress(NotFound, Damaged):
                 record = parse(freeze_id, vault.store.get(stored.key))
                 if isinstance(record, Manifest) and not is_remote(vault.store, record):
@@ -199,9 +243,14 @@ def _is_alive(vault: Vault, freeze_id: str, young: bool) -> bool:
         return True
 
 
-def _mark(vault: Vault, names: list[str], notes: list[str]) -> _Marks:
-    index, doubtful = vault.index, vault.doubtful
-    live, older = np.zeros(len(index), bool), np.zeros(len(doubtful), bool)
+def _only(vault: Vault, packs: Collection[bytes]) -> ChunkIndex:
+    """Chunks of these packs alone: one that is also in a pack that is gone must not be taken to be there."""
+    return ChunkIndex(vault.all_parts(), without=vault.known_packs() - set(packs))
+
+
+def _mark(vault: Vault, waiting: ChunkIndex, names: list[str], notes: list[str]) -> _Marks:
+    index = vault.index
+    live, older = np.zeros(len(index), bool), np.zeros(len(waiting), bool)
     missing = 0
     for name in names:
         try:
@@ -214,28 +263,30 @@ def _mark(vault: Vault, names: list[str], notes: list[str]) -> _Marks:
         rows = index.find(needed)
         live[rows[rows != NOWHERE]] = True
         absent = needed[rows == NOWHERE]
-        rows = doubtful.find(absent)
+        rows = waiting.find(absent)
         older[rows[rows != NOWHERE]] = True
         missing += int((rows == NOWHERE).sum())
     return _Marks(live, older, missing)
 
 
-def _aged(
-    index: ChunkIndex, marks: _Marks, ages: dict[bytes, tuple[float, int]], rules: Rules
-) -> tuple[list[bytes], list[bytes]]:
-    """Packs that nobody needs, and packs that hold little that anybody needs; young ones are not looked at."""
+def _aged(index: ChunkIndex, marks: _Marks, ages: dict[bytes, tuple[float, int]], rules: Rules) -> _Aged:
+    """Young packs are left alone; what nobody needs of them is counted all the same: it goes later."""
     stored = index.rows["stored"].astype(np.float64)
     held = np.bincount(index.owner, weights=stored, minlength=len(index.packs))
     used = np.bincount(index.owner, weights=stored * marks.live, minlength=len(index.packs))
-    doom, repack = [], []
+    doom: list[bytes] = []
+    young: list[bytes] = []
+    repack: list[bytes] = []
+    repacked = 0.0
     for number, pack in enumerate(index.packs):
-        if ages.get(pack, (0.0, 0))[0] < rules.grace_s:
-            continue
+        is_young = ages.get(pack, (0.0, 0))[0] < rules.grace_s
         if used[number] == 0:
-            doom.append(pack)
+            (young if is_young else doom).append(pack)
         elif used[number] < rules.sparse * held[number]:
-            repack.append(pack)
-    return doom, repack
+            repacked += held[number] - used[number]
+            if not is_young:
+                repack.append(pack)
+    return _Aged(doom, young, repack, int(repacked))
 
 
 def _unreadable(
@@ -250,20 +301,5 @@ def _owners(index: ChunkIndex, marked: NDArray[np.bool_]) -> set[bytes]:
     return {index.packs[number] for number in np.unique(index.owner[marked])}
 
 
-def _sum(ages: dict[bytes, tuple[float, int]], packs: list[bytes]) -> int:
+def _sum(ages: dict[bytes, tuple[float, int]], packs: Iterable[bytes]) -> int:
     return sum(ages[pack][1] for pack in packs if pack in ages)
-
-
-@contextmanager
-def _alone(vault: Vault) -> Iterator[None]:
-    """One sweep at a time; one that died is not waited for for ever."""
-    key = f"{vault.root}/sweeping"
-    if not vault.store.put(key, b"", if_absent=True):
-        age_s = vault.now_s() - next((s.written_s for s in vault.store.list(key) if s.key == key), 0.0)
-        if age_s < SWEEP_S_MAX:
-            raise Busy("another sweep of this store is under way", f"try again later (it began {age_s:.0f} s ago)")
-        vault.store.put(key, b"")
-    try:
-        yield
-    finally:
-        vault.store.delete(key)

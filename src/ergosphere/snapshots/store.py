@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from ergosphere.snapshots.copying import PRIVATE_MODE, copy_content, copy_file, link_or_copy
 from ergosphere.snapshots.errors import BadKey, Busy, NotFound, StoreFull, StoreUnreachable
+from ergosphere.system import fresh_bytes
 
 KEY_LENGTH_MAX: Final = 512  # characters
 KEY_PATTERN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,199})*")
@@ -112,11 +113,15 @@ def check_prefix(prefix: str) -> str:
 
 def now_s(store: Store, key: str) -> float:
     """The store's own time, seconds since the epoch, told by writing `key`: ages are told by one clock, and no host's
-    may jump.
+    may jump. In a full store an earlier `key` is renewed instead, which takes no room.
 
     Errors: Busy (its lists lag behind), StoreError.
     """
-    store.put(check_key(key), b"")
+    try:
+        store.put(check_key(key), b"")
+    except StoreFull:
+        if not store.has(key):
+            raise
     for stored in store.list(key):
         if stored.key == key:
             return stored.written_s
@@ -312,10 +317,9 @@ class FolderStore:
             return True
         if path.stat().st_mtime >= written_before_s:
             return False
-        descriptor, aside = self._make_aside()
-        os.close(descriptor)
+        aside = self.folder / ASIDE / fresh_bytes(8).hex()  # not made before: a full disk has no room even for that
+        path.replace(aside)
         try:
-            path.replace(aside)
             if aside.stat().st_mtime < written_before_s:
                 return True
             with suppress(FileExistsError):

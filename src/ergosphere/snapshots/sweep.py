@@ -2,7 +2,8 @@
 
 Safe beside writers: a blob goes only when it is older than the grace period at the moment of its deletion,
 and `has` and `put` renew the age of what a writer relies on. Ages are told by the store's own clock. While anything
-that may refer to a blob cannot be read, nothing is deleted at all.
+that may refer to a blob cannot be read, nothing is deleted at all. A snapshot is forgotten by writing so, which takes
+room: what nothing names goes before, so that a store that is full is swept all the same.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ergosphere.snapshots.blobs import BLOBS
-from ergosphere.snapshots.errors import Damaged, NotFound
+from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull
 from ergosphere.snapshots.gather import REMOTE
 from ergosphere.snapshots.manifest import Manifest
-from ergosphere.snapshots.records import RECORDS, sweep_record, verdict
+from ergosphere.snapshots.records import RECORDS, Swept, sweep_record, verdict
 from ergosphere.snapshots.results import RESULTS, parse_result
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.tree import load_tree
@@ -48,6 +49,7 @@ class Needs:
 
 DEFAULT_RETENTION: Final = Retention()
 NO_NEEDS: Final = Needs()
+FULL: Final = "the store is full: snapshots are forgotten with the next sweeps, once there is room to write that down"
 NOTHING: Final = "nothing is swept before that is mended (ergo snapshot fsck --repair) or removed (ergo snapshot rm)"
 
 
@@ -56,14 +58,24 @@ class SweepPlan:
     """What would be done. `written_before_s` is checked again for each deletion."""
 
     snapshots: tuple[str, ...]
-    keys: tuple[str, ...]  # markers, results and old records
+    keys: tuple[str, ...]  # results and old records
     blobs: tuple[tuple[str, int], ...]  # key, size
     written_before_s: float
     notes: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()  # keys: that cells of `snapshots` are remote
+    named: frozenset[str] = frozenset()  # of `blobs`, keys of those that `snapshots` name: they go after these
 
     @property
     def bytes(self) -> int:
         return sum(size for _, size in self.blobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a sweep did. `notes`: what it could not do, in words."""
+
+    bytes: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,6 +84,7 @@ class _Found:
 
     manifests: list[Manifest] = field(default_factory=list)
     old: list[str] = field(default_factory=list)  # keys
+    swept: set[str] = field(default_factory=set)  # snapshots forgotten before
     damaged: dict[str, Damaged] = field(default_factory=dict)  # by snapshot
     written_s: dict[str, float] = field(default_factory=dict)  # by snapshot
 
@@ -89,31 +102,53 @@ def plan(store: Store, now_s: float, rules: Retention = DEFAULT_RETENTION, needs
     gone = _retired(found, {freeze_id for freeze_id, _ in remote}, (rules.keep_last, before_s), needs)
     gone |= _orphans(found, before_s, needs) | (found.damaged.keys() & needs.retired)
     kept = [manifest for manifest in found.manifests if manifest.id not in gone]
+    leaving = [manifest for manifest in found.manifests if manifest.id in gone]
     old_results, trees = _results(store, needs, notes)
     trees |= needs.trees | {tree for manifest in kept for tree in _trees(manifest)}
     marked = trees | {blob for manifest in kept for blob in _blobs(manifest)} | _files(store, trees, notes)
     if notes:  # whatever it is, it may refer to anything
         return SweepPlan((), (), (), before_s, (*notes, NOTHING))
-    markers = [
+    over = gone | found.swept
+    markers = tuple(
         stored.key
         for freeze_id, stored in remote
-        if freeze_id in gone or (freeze_id not in found.written_s and stored.written_s < before_s)
-    ]
+        if freeze_id in over or (freeze_id not in found.written_s and stored.written_s < before_s)
+    )
     blobs = tuple(
         (stored.key, stored.size)
         for stored in store.list(BLOBS)
         if stored.written_s < before_s and stored.key.rpartition("/")[2] not in marked
     )
-    return SweepPlan(tuple(sorted(gone)), (*found.old, *old_results, *markers), blobs, before_s)
+    named = _named(store, leaving) if blobs else frozenset()
+    still = frozenset(key for key, _ in blobs if named is None or key.rpartition("/")[2] in named)
+    return SweepPlan(tuple(sorted(gone)), (*found.old, *old_results), blobs, before_s, (), markers, still)
 
 
-def execute(store: Store, swept: SweepPlan) -> int:
-    """Do what the plan says; bytes freed. Interrupted anywhere, the next sweep finishes. Errors: StoreError."""
-    for snapshot in swept.snapshots:
-        sweep_record(store, snapshot)
+def execute(store: Store, swept: SweepPlan) -> Freed:
+    """Do what the plan says. Interrupted anywhere, the next sweep finishes. Errors: StoreError."""
     for key in swept.keys:
         store.delete(key)
-    return sum(size for key, size in swept.blobs if store.delete(key, written_before_s=swept.written_before_s))
+    freed = _delete(store, swept, [blob for blob in swept.blobs if blob[0] not in swept.named])
+    try:
+        for snapshot in swept.snapshots:
+            sweep_record(store, snapshot)
+    except StoreFull:
+        return Freed(freed, (FULL,))
+    for key in swept.markers:
+        store.delete(key)
+    return Freed(freed + _delete(store, swept, [blob for blob in swept.blobs if blob[0] in swept.named]))
+
+
+def _delete(store: Store, swept: SweepPlan, blobs: list[tuple[str, int]]) -> int:
+    return sum(size for key, size in blobs if store.delete(key, written_before_s=swept.written_before_s))
+
+
+def _named(store: Store, manifests: list[Manifest]) -> frozenset[str] | None:
+    """Digests that these snapshots name. None: any; one of their lists of files cannot be read."""
+    unread: list[str] = []
+    trees = {tree for manifest in manifests for tree in _trees(manifest)}
+    found = trees | _files(store, trees, unread) | {blob for manifest in manifests for blob in _blobs(manifest)}
+    return None if unread else frozenset(found)
 
 
 def _records(store: Store, now_s: float, needs: Needs) -> _Found:
@@ -135,6 +170,8 @@ def _records(store: Store, now_s: float, needs: Needs) -> _Found:
             found.manifests.append(record)
         elif record is not None and is_old:
             found.old.append(stored.key)
+        if isinstance(record, Swept):
+            found.swept.add(freeze_id)
     return found
 
 

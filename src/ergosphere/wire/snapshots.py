@@ -108,6 +108,7 @@ class GcReport(Wire):
     objects: int = 0
     bytes: int = 0
     later_bytes: int = 0  # nothing needs them any more; a sweep after the grace period removes them
+    repacked_bytes: int = 0  # of packs that are needed in part, which are copied: these go a grace period after
     notes: tuple[str, ...] = ()
 
 
