@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import socket
 from pathlib import Path
 from typing import TypeVar
@@ -91,7 +92,7 @@ def test_a_meter_counts_calls_bytes_and_failures() -> None:
 
 def test_a_cache_serves_packs_again_without_the_store_and_forgets_damage(tmp_path: Path) -> None:
     far = MemoryStore()
-    content = random.Random(1).randbytes(400_000)
+    content = random.Random(1).randbytes(900_000)
     put(fresh(far), "f1", {"a": content})
     meter = Metered(far, HandClock())
     cached = Cached(meter, tmp_path / "cache")
@@ -113,6 +114,52 @@ def test_a_cache_stays_within_its_size(tmp_path: Path) -> None:
         cached.get_range(f"vaults/v/packs/00/{number:032x}", 0, 10)
     held = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file())
     assert 30_000 <= held <= 100_000
+
+
+def test_a_cache_leaves_half_of_what_is_free_on_its_disk(tmp_path: Path) -> None:
+    room = 200_000
+
+    def free() -> int:
+        return room - sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file())
+
+    cached = Cached(MemoryStore(), tmp_path / "cache", free=free)
+    for number in range(12):
+        cached.put(f"vaults/v/packs/00/{number:032x}", bytes(30_000))
+    assert 60_000 <= room - free() <= 100_000
+    room = 10_000  # others have filled the disk
+    cached.put(f"vaults/v/packs/00/{12:032x}", bytes(30_000))
+    assert cached.get_range(f"vaults/v/packs/00/{12:032x}", 0, 9) == bytes(9)
+
+
+def test_a_cache_whose_folder_is_taken_away_or_cannot_be_made_costs_time_only(tmp_path: Path) -> None:
+    folder, key, content = tmp_path / "cache", f"vaults/v/packs/00/{1:032x}", random.Random(1).randbytes(900_000)
+    cached = Cached(MemoryStore(), folder)
+    cached.put(key, content)
+    shutil.rmtree(folder)
+    for _ in range(3):
+        assert cached.get_range(key, 5, 600_000) == content[5:600_005]
+    assert (folder / key).read_bytes() == content, "it is made again"
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder was")
+    meter = Metered(cached.inner, HandClock())
+    for broken in (cached, Cached(meter, folder)):
+        for start in (0, 7, 9, 11):
+            assert broken.get_range(key, start, 600_000) == content[start : start + 600_000]
+        assert broken.put(f"{key[:-1]}2", b"x") and not broken.forget(f"{key[:-1]}2") and broken.delete(f"{key[:-1]}2")
+    assert meter.figures().get_bytes < len(content) + 3 * 600_001
+
+
+def test_a_node_with_a_cache_does_not_download_what_others_are_uploading(tmp_path: Path) -> None:
+    """Packs are stored during an upload, their index at its end: until then their tables are read, and only these."""
+    far = MemoryStore()
+    put(fresh(far), "f1", {"a": random.Random(1).randbytes(40_000_000)})
+    for stored in list(far.list(f"{fresh(far).root}/index/")):
+        far.delete(stored.key)
+    meter = Metered(far, HandClock())
+    vault = fresh(Cached(meter, tmp_path / "cache"))
+    vault.refresh()
+    assert len(vault.index) > 300 and len(vault.pack_sizes()) > 2
+    assert meter.figures().get_bytes < 200_000
 
 
 def test_a_url_opens_every_kind_of_store_with_its_wrappers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

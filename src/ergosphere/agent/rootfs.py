@@ -246,7 +246,7 @@ def missing_sources(plan: RootPlan, places: Places) -> tuple[str, ...]:
 
 def is_hosts(plan: RootPlan, path: str, *, writable: bool) -> bool:
     """Whether a rank finds the host's own file at `path`, and one that it may write (`writable`) or may not."""
-    shown = max((mount for mount in plan.mounts if _within(path, mount.target)), key=_depth, default=None)
+    shown = max((mount for mount in plan.mounts if within(path, mount.target)), key=_depth, default=None)
     if shown is None:
         return not writable  # the root itself
     return shown.kind == "bind" and shown.source == shown.target and shown.writable is writable
