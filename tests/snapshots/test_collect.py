@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hand_clock import HandClock
 from tests.snapshots.test_vault_faults import NOW, memory_of
-from tests.snapshots.vaultkit import Cell, forget, fresh, pages, put
+from tests.snapshots.test_wrappers import FlippedOnce
+from tests.snapshots.vaultkit import OTHER_RING, Cell, forget, fresh, pages, put
 
 from ergosphere.snapshots import collect, fsck, shelf, sweep
 from ergosphere.snapshots.blobs import blob_key
 from ergosphere.snapshots.digests import digest_bytes
-from ergosphere.snapshots.errors import Busy, StoreUnreachable
+from ergosphere.snapshots.errors import Busy, Damaged, StoreUnreachable
 from ergosphere.snapshots.memory_store import MemoryStore
+from ergosphere.snapshots.repacking import adopt_chunks, copy_chunks
 from ergosphere.snapshots.store import FolderStore
-from ergosphere.snapshots.wrappers import Around, Retrying
+from ergosphere.snapshots.wrappers import Around, Metered, Retrying
 
 COMMITTED = b'{"ergosphere":"freeze","version":1,"verdict":"commit"}'
 
@@ -232,3 +235,40 @@ class LockLost(Around):
             self.times += 1
             raise StoreUnreachable("gone")
         return done
+
+
+def test_packs_are_copied_in_few_requests_and_one_bad_read_is_read_again(tmp_path: Path) -> None:
+    """Export, import, repacking and carrying over read runs of chunks, not one chunk a request."""
+    store, dice = MemoryStore(), random.Random(1)
+    content = dice.randbytes(20_000_000)
+    put(fresh(store), "f1", {"a": content})
+    meter = Metered(store, HandClock())
+    source = fresh(meter)
+    before = meter.figures().gets
+    names = source.recipe("f1.0").names
+    target = fresh(MemoryStore(), ring=OTHER_RING)
+    adopt_chunks(target, source, names)
+    assert len(names) > 300 and meter.figures().gets - before < 15
+    assert len(target.index) == len(names)
+    before = meter.figures().gets
+    assert copy_chunks(source, source.index, np.arange(0, len(names), 20)) > 500_000
+    assert meter.figures().gets - before <= len(names) / 20 + 2
+    bad = fresh(store)
+    assert len(bad.index) == len(names) + len(names[::20])
+    bad.store = FlippedOnce(store)
+    assert copy_chunks(bad, bad.index, np.arange(len(names))) > 0.9 * len(content)
+
+
+def test_what_cannot_be_read_is_left_out_of_a_copy_and_ends_an_export(tmp_path: Path) -> None:
+    store = MemoryStore()
+    put(fresh(store), "f1", {"a": random.Random(1).randbytes(400_000)})
+    vault = fresh(store)
+    names, (pack,) = vault.recipe("f1.0").names, vault.pack_sizes()
+    held = store.get(vault.pack_key(pack))
+    store.put(vault.pack_key(pack), held[:100_000] + bytes(50) + held[100_050:])
+    copied = copy_chunks(vault, vault.index, np.arange(len(names)))
+    assert 250_000 < copied < 400_000
+    with pytest.raises(Damaged):
+        adopt_chunks(fresh(MemoryStore(), ring=OTHER_RING), fresh(store), names)
+    store.delete(vault.pack_key(pack))
+    assert copy_chunks(vault, vault.index, np.arange(len(names))) == 0

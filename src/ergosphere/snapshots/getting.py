@@ -15,16 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ergosphere.snapshots.chunk_index import ChunkIndex
 from ergosphere.snapshots.copying import PRIVATE_MODE
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
+from ergosphere.snapshots.runs import Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
-RUN_SIZE: Final = 17 << 20  # bytes asked for at once: a whole pack, if all of it is wanted
-GAP: Final = 64 << 10  # bytes between two chunks that are read along rather than asked for apart
 WORKERS_MAX: Final = 4  # what was read and what was opened: 140 MB in all
 
 
@@ -35,15 +33,6 @@ class _Places:
     target: list[int]
     offset: list[int]
     first: list[int]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """Chunks of one pack that are read together: rows of `index`, and their numbers in the recipe."""
-
-    index: ChunkIndex
-    rows: NDArray[np.int64]
-    chunks: list[int]
 
 
 def fetch_streams(vault: Vault, recipe: Recipe, dests: Mapping[str, Path]) -> int:
@@ -138,29 +127,13 @@ def _places(recipe: Recipe, streams: Sequence[StreamPart]) -> tuple[NDArray[np.i
     return wanted.astype(np.int64), _Places(target.tolist(), offset.tolist(), firsts)
 
 
-def _runs(vault: Vault, recipe: Recipe, wanted: NDArray[np.int64]) -> Iterator[_Run]:
+def _runs(vault: Vault, recipe: Recipe, wanted: NDArray[np.int64]) -> Iterator[Run]:
     """Where the chunks lie, in requests. `chunks` of a run are positions in `wanted`."""
     found, lost = vault.places(recipe.names[wanted])
     if lost:
         raise Damaged(f"{lost} chunk(s)", recipe.freeze, "is missing" if lost == 1 else "are missing")
     for place in found:
-        yield from _runs_in(place.index, place.rows, place.which)
-
-
-def _runs_in(index: ChunkIndex, rows: NDArray[np.int64], places: NDArray[np.intp]) -> Iterator[_Run]:
-    table = index.rows[rows]
-    owner = index.owner[rows]
-    order = np.lexsort((table["at"], owner))
-    rows, places, owner = rows[order], places[order], owner[order]
-    start = table["at"][order].astype(np.int64)
-    end = start + table["stored"][order]
-    new = np.ones(len(rows), bool)
-    new[1:] = (owner[1:] != owner[:-1]) | (start[1:] > end[:-1] + GAP)
-    first = 0
-    for i in range(1, len(rows) + 1):
-        if i == len(rows) or new[i] or end[i] - start[first] > RUN_SIZE:
-            yield _Run(index, rows[first:i], places[first:i].tolist())
-            first = i
+        yield from runs_in(place.index, place.rows, place.which)
 
 
 class _Fetch:
@@ -172,40 +145,32 @@ class _Fetch:
         self._places = places
         self._targets = targets
 
-    def fetch(self, run: _Run) -> int:
+    def fetch(self, run: Run) -> int:
         """Bytes read. One bad read is read once more; a copy that lies nearer than the store is not trusted twice."""
-        pack_id = run.index.packs[int(run.index.owner[run.rows[0]])]
         try:
-            return self._fetch(run, pack_id)
+            return self._fetch(run)
         except Damaged:
-            self._vault.store.forget(self._vault.pack_key(pack_id))
-        return self._fetch(run, pack_id)
+            self._vault.store.forget(self._vault.pack_key(run.pack_id))
+        return self._fetch(run)
 
-    def _fetch(self, run: _Run, pack_id: bytes) -> int:
-        table = run.index.rows[run.rows]
-        start = int(table["at"][0])
-        size = int(table["at"][-1]) + int(table["stored"][-1]) - start
+    def _fetch(self, run: Run) -> int:
+        which = f"pack {run.pack_id.hex()}"
         try:
-            content = memoryview(self._vault.store.get_range(self._vault.pack_key(pack_id), start, size))
+            content = memoryview(self._vault.store.get_range(self._vault.pack_key(run.pack_id), run.start, run.size))
         except NotFound:
-            raise Damaged(f"pack {pack_id.hex()}", self._freeze, "is missing") from None
+            raise Damaged(which, self._freeze, "is missing") from None
         try:
-            self._open(run, ChunkReader(self._vault.sealer, self._vault.naming, pack_id), content, start)
+            self._open(run, ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id), content)
         except Damaged as error:
-            raise Damaged(f"{error.which} in pack {pack_id.hex()}", self._freeze, error.how) from None
-        return size
+            raise Damaged(f"{error.which} in {which}", self._freeze, error.how) from None
+        return run.size
 
-    def _open(self, run: _Run, reader: ChunkReader, content: memoryview, start: int) -> None:
-        table = run.index.rows[run.rows]
-        names = table["name"].tobytes()
-        columns = (table["at"].tolist(), table["stored"].tolist(), table["size"].tolist(), table["kind"].tolist())
+    def _open(self, run: Run, reader: ChunkReader, content: memoryview) -> None:
         writer = _Writer(self._targets)
         first, target, offset = self._places.first, self._places.target, self._places.offset
-        for i, (at, stored, size, kind) in enumerate(zip(*columns, strict=True)):
-            held = content[at - start : at - start + stored]
-            chunk = reader.read(names[32 * i : 32 * i + 32], at, size, kind, held)
-            place = run.chunks[i]
-            for p in range(first[place], first[place + 1]):
+        for piece in run.pieces():
+            chunk = reader.read(piece.name, piece.at, piece.size, piece.kind, content[piece.held])
+            for p in range(first[piece.chunk], first[piece.chunk + 1]):
                 writer.write(target[p], offset[p], chunk)
         writer.flush()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, names_of
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader, PackBuilder, Rows, name_of
+from ergosphere.snapshots.runs import Piece, Run, runs_in
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
 
@@ -16,12 +20,10 @@ def copy_chunks(vault: Vault, index: ChunkIndex, rows: NDArray[np.int64]) -> int
     is left out: whoever needs it sees that it is missing. Errors: StoreError.
     """
     writer = PackWriter(vault)
-    for row in _in_order(index, rows):
-        try:
-            content = read_chunk(vault, index, int(row))
-        except (Damaged, NotFound):
-            continue
-        writer.add(index.rows["name"][row].tobytes(), content)
+    for run in runs_in(index, rows, np.arange(len(rows))):
+        for piece, content in _contents(vault, run):
+            if not isinstance(content, Damaged):
+                writer.add(piece.name, content)
     return writer.close()
 
 
@@ -36,25 +38,47 @@ def adopt_chunks(target: Vault, source: Vault, names: Names) -> tuple[Names, int
     writer = PackWriter(target)
     fresh: list[bytes] = [b""] * len(names)
     for place in found:
-        position = dict(zip(place.rows.tolist(), place.which.tolist(), strict=True))
-        for row in _in_order(place.index, place.rows):
-            content = read_chunk(source, place.index, int(row))
-            name = name_of(content, target.naming)
-            fresh[position[int(row)]] = name
-            if target.index.find(names_of(name))[0] == NOWHERE:
-                writer.add(name, content)
+        for run in runs_in(place.index, place.rows, place.which):
+            for piece, content in _contents(source, run):
+                if isinstance(content, Damaged):
+                    raise content
+                name = name_of(content, target.naming)
+                fresh[piece.chunk] = name
+                if target.index.find(names_of(name))[0] == NOWHERE:
+                    writer.add(name, content)
     return np.ascontiguousarray(names_of(b"".join(fresh))), writer.close()
 
 
-def read_chunk(vault: Vault, index: ChunkIndex, row: int) -> bytes:
-    """One chunk, verified. Errors: Damaged, NotFound, StoreError."""
-    entry = index.rows[row]
-    pack_id = index.packs[int(index.owner[row])]
-    at, stored = int(entry["at"]), int(entry["stored"])
-    held = vault.store.get_range(vault.pack_key(pack_id), at, stored)
-    reader = ChunkReader(vault.sealer, vault.naming, pack_id)
-    name = entry["name"].tobytes()
-    return bytes(reader.read(name, at, int(entry["size"]), int(entry["kind"]), memoryview(held)))
+def _contents(vault: Vault, run: Run) -> Iterator[tuple[Piece, Bytes | Damaged]]:
+    """Each chunk of a run, verified, or what is wrong with it. Errors: StoreError."""
+    key = vault.pack_key(run.pack_id)
+    reader = ChunkReader(vault.sealer, vault.naming, run.pack_id)
+    try:
+        held = memoryview(vault.store.get_range(key, run.start, run.size))
+    except NotFound:
+        yield from ((piece, Damaged("a chunk's pack", how="is missing")) for piece in run.pieces())
+        return
+    for piece in run.pieces():
+        try:
+            yield piece, _read(reader, piece, held[piece.held])
+        except Damaged:
+            yield piece, _read_again(vault, key, reader, piece)
+
+
+def _read_again(vault: Vault, key: str, reader: ChunkReader, piece: Piece) -> Bytes | Damaged:
+    """One bad read is read once more, by itself; a copy that lies nearer than the store is not trusted twice."""
+    vault.store.forget(key)
+    try:
+        size = piece.held.stop - piece.held.start
+        return _read(reader, piece, memoryview(vault.store.get_range(key, piece.at, size)))
+    except NotFound:
+        return Damaged("a chunk's pack", how="is missing")
+    except Damaged as error:
+        return error
+
+
+def _read(reader: ChunkReader, piece: Piece, held: memoryview) -> Bytes:
+    return reader.read(piece.name, piece.at, piece.size, piece.kind, held)
 
 
 class PackWriter:
@@ -67,7 +91,7 @@ class PackWriter:
         self._seen: set[bytes] = set()
         self._stored = 0
 
-    def add(self, name: bytes, content: bytes) -> None:
+    def add(self, name: bytes, content: Bytes) -> None:
         if name in self._seen:
             return
         self._seen.add(name)
@@ -87,7 +111,3 @@ class PackWriter:
         self._vault.store.put(self._vault.pack_key(sealed.id), sealed.content, if_absent=True)
         self._packs.append((sealed.id, sealed.rows))
         self._stored += len(sealed.content)
-
-
-def _in_order(index: ChunkIndex, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return rows[np.lexsort((index.rows["at"][rows], index.owner[rows]))]
