@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.cli.conftest import Ergo
 from tests.control.conftest import User, wait_for
@@ -85,6 +87,9 @@ def test_named_snapshots_outlive_their_job_and_keep_snapshots_says_how_many_othe
         (("snapshot", "show", "nothing"), 3, "JOB@SNAPSHOT"),
         (("snapshot", "show", "shelf@9999"), 3, "ergo snapshot create shelf"),
         (("snapshot", "create", "shelf", "--name", "7up"), 2, "letter"),
+        (("snapshot", "create", "shelf", "--name", "latest"), 2, "means the newest one"),
+        (("snapshot", "export", "shelf@latest", "no/such/x.ergo"), 3, "there is no folder"),
+        (("snapshot", "export", "shelf@latest", "x.ergo", "--key", "no/such/key"), 3, "there is no folder"),
         (("snapshot", "fork", "shelf@latest"), 2, "--name"),
         (("snapshot", "fork", "shelf@latest", "--name", "a b"), 2, "--name"),
         (("snapshot", "fork", "shelf@latest", "--name", "ok", "-e", "1x=2"), 2, "no variable name"),
@@ -98,6 +103,13 @@ def test_what_is_wrong_is_said_with_what_to_do(
     ended = ergo(*words)
     assert ended.code == code and said in ended.err, (ended.code, ended.err)
     assert "Traceback" not in ended.err
+
+
+def test_an_import_without_its_key_says_which_key_is_needed(ergo: Ergo, work: Path) -> None:
+    (work / "out.ergo").write_bytes(b"an archive")
+    refused = ergo("snapshot", "import", "out.ergo", "--name", "again")
+    assert refused.code == 3 and f"{work}/out.ergo.key" in refused.err and "--key FILE" in refused.err
+    assert "openssl" not in refused.err
 
 
 def test_jobs_on_the_hosts_network_and_with_shared_files_are_not_forked(ergo: Ergo, user: User) -> None:

@@ -190,7 +190,6 @@ def export(
 ) -> None:
     """Write a snapshot as one portable file. It holds the job's memory and files, secrets included."""
     from ergosphere.cli import asking
-    from ergosphere.cli.store_choice import make_key
     from ergosphere.cli.words import bytes_text
     from ergosphere.wire.snapshots import ExportRequest
 
@@ -199,8 +198,9 @@ def export(
         _near(client.door.local, "export")
         path = (here.folder / file).absolute()
         key_file = "" if plain else str(_key_path(here.folder, path, key))
+        _check_folders(path, Path(key_file or path))
         if key_file and not Path(key_file).exists():
-            make_key(Path(key_file), "the key of an exported snapshot; whoever has both can read it")
+            _make_key(Path(key_file))
         found = asking.export_snapshot(client, snapshot, ExportRequest(path=str(path), key_file=key_file))
     answer(form, lambda: found.model_dump(mode="json"), lambda: f"{found.path}: {bytes_text(found.bytes)}")
     for text in (*found.contents, *([f"its key is {key_file}: keep the two apart"] if key_file else [])):
@@ -233,6 +233,10 @@ def take_in(
         raise CliError(f"there is no file {path}", "check its name and folder", ExitCode.UNKNOWN)
     mounts = tuple(allow_mount or ())
     key_file = "" if plain else str(_key_path(here.folder, path, key))
+    if key_file and not Path(key_file).is_file():
+        cause = f"there is no key {key_file}, and {file} can be read only with the key it was exported with"
+        remedy = "bring that key and name it with --key FILE; --plain, if it was exported with --plain"
+        raise CliError(cause, remedy, ExitCode.UNKNOWN)
     fields = {"path": str(path), "key_file": key_file, "name": name, "project": project, "allow_mounts": mounts}
     wish: ImportRequest = _checked(ImportRequest, **fields)
     with here.client() as client:
@@ -281,11 +285,31 @@ def _key_path(folder: Path, file: Path, key: Path | None) -> Path:
     return (folder / key).absolute() if key else file.with_name(f"{file.name}.key")
 
 
+def _check_folders(*files: Path) -> None:
+    for file in files:
+        if not file.parent.is_dir():
+            raise CliError(
+                f"there is no folder {file.parent}", f"make it, or name another place than {file}", ExitCode.UNKNOWN
+            )
+
+
+def _make_key(path: Path) -> None:
+    from ergosphere.cli.store_choice import make_key
+
+    try:
+        make_key(path, "the key of an exported snapshot; whoever has both can read it")
+    except OSError as error:
+        raise CliError(f"{path} cannot be written: {error.strerror}", "name another place with --key FILE") from error
+
+
 def _named(name: str) -> str:
     import re
 
-    from ergosphere.wire.snapshots import SNAPSHOT_NAME_PATTERN
+    from ergosphere.wire.snapshots import RESERVED_NAMES, SNAPSHOT_NAME_PATTERN
 
+    if name in RESERVED_NAMES:
+        cause = f"--name {name} cannot name a snapshot: JOB@{name} means the newest one, whatever it is called"
+        raise CliError(cause, "give it another name", ExitCode.USAGE)
     if re.fullmatch(SNAPSHOT_NAME_PATTERN, name) is None:
         remedy = "a letter first, then letters, digits, dots, dashes and underscores; 63 at most"
         raise CliError(f"--name {name!r} cannot name a snapshot", remedy, ExitCode.USAGE)

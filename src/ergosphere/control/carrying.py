@@ -51,6 +51,8 @@ def export(service: Service, ref: str, wish: ExportRequest) -> ExportResult:
 def take_in(service: Service, wish: ImportRequest) -> ForkResult:
     """Begin a job with a snapshot that was exported elsewhere. Raises Conflict, SnapshotError."""
     _check_file(Path(wish.path))
+    if wish.key_file and not Path(wish.key_file).is_file():
+        raise Conflict(f"there is no key {wish.key_file}", f"give the key that {wish.path} was exported with")
     with service.ledger.change() as change:
         job_id, new_id = fresh_job_id(change), service.new_id()
     allowed = _project_identity(service, wish.project)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ergosphere.wire.api import VerbRequest, VerbResult
 from ergosphere.wire.jobs import NAME_PATTERN, JobInfo, SnapshotInfo, Wire
 
 SNAPSHOT_NAME_PATTERN = r"^(|[A-Za-z][A-Za-z0-9._-]{0,62})$"  # no digit first: numbers and ids are not names
+RESERVED_NAMES = frozenset({"latest"})  # JOB@latest is the newest, whatever it is called
 
 
 class SnapshotRequest(VerbRequest):
     """Take a snapshot; with `name` it is kept until it is removed. A frozen job's newest one is named instead."""
 
     name: str = Field(default="", pattern=SNAPSHOT_NAME_PATTERN)
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"no snapshot can be called {name!r}: JOB@{name} means the newest one")
+        return name
 
 
 class ForkRequest(VerbRequest):
