@@ -19,7 +19,7 @@ from ergosphere.control.leases import Leases
 from ergosphere.control.ledger.database import open_database
 from ergosphere.control.ledger.tables import EventRow, SnapshotRow
 from ergosphere.control.service import Closing, Identity, Service, assemble
-from ergosphere.control.tidy import Tidy
+from ergosphere.control.tidy import RESULTS_KEPT_S, Tidy
 from ergosphere.core.model import Phase
 from ergosphere.core.policy.rules import Rules
 from ergosphere.engines.local import LocalEngine
@@ -28,12 +28,17 @@ from ergosphere.snapshots.blobs import blob_key, put_blob
 from ergosphere.snapshots.depot import open_depot
 from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.errors import Busy, StoreUnreachable
+from ergosphere.snapshots.gather import CellFiles
 from ergosphere.snapshots.pages import PAGE
+from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.records import Swept
 from ergosphere.snapshots.remote import marker
+from ergosphere.snapshots.results import load_results, save_result
 from ergosphere.snapshots.settings import home_id
 from ergosphere.snapshots.vault_head import vault_root
 from ergosphere.wire.snapshots import FsckRequest
+
+DAY_S = 24 * 3600.0
 
 
 class Failing(Tidy):
@@ -63,13 +68,22 @@ def test_a_sweep_that_fails_is_logged_and_the_next_one_follows(caplog: pytest.Lo
 # ── a service with a store, without a server process ───────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock(system.SystemClock().now())
+class Jumpy(HandClock):
+    """Its wall's clock can be set wrong."""
+
+    ahead_s = 0.0
+
+    def now(self) -> float:
+        return self.at_s + self.ahead_s
 
 
 @pytest.fixture
-def service(tmp_path: Path, clock: HandClock) -> Iterator[Service]:
+def clock() -> Jumpy:
+    return Jumpy(system.SystemClock().now())
+
+
+@pytest.fixture
+def service(tmp_path: Path, clock: Jumpy) -> Iterator[Service]:
     home = tmp_path / "home"
     depot = open_depot(home)
     made = assemble(
@@ -243,3 +257,37 @@ def test_a_second_sweep_of_one_server_is_refused_and_one_of_its_earlier_life_is_
     assert not service.store.has(f"{vault.root}/sweeping")
     with service.sweeping, pytest.raises(Busy, match="under way"):
         Tidy(service).sweep()
+
+
+def ended_with_results(service: Service, work: Path, pool: Pool) -> str:
+    with service.ledger.change() as change:
+        job = change.job("j")
+        job.phase, job.ended_s = Phase.SUCCEEDED, change.now_s
+    return save_result(("j", 1, 0), CellFiles(work, None, {}), service.store, pool)
+
+
+def test_a_clock_that_jumps_ahead_deletes_no_results(service: Service, three: Cell, clock: Jumpy) -> None:
+    key = ended_with_results(service, three.root / "work", three.pool)
+    tidy = Tidy(service)
+    tidy.sweep()
+    clock.ahead_s = 60 * DAY_S
+    for _ in range(20):
+        tidy.sweep()
+        clock.at_s += DAY_S / 24
+    assert len(load_results(service.store, key)) == 1
+    clock.ahead_s = 0.0
+    clock.at_s += DAY_S
+    tidy.sweep()
+    clock.ahead_s = 60 * DAY_S
+    Tidy(service).sweep()
+    assert len(load_results(service.store, key)) == 1, "it was not old in between"
+
+
+def test_results_go_a_month_and_a_day_after_their_job(service: Service, three: Cell, clock: Jumpy) -> None:
+    key = ended_with_results(service, three.root / "work", three.pool)
+    clock.at_s += RESULTS_KEPT_S + 1
+    Tidy(service).sweep()
+    assert len(load_results(service.store, key)) == 1
+    clock.at_s += DAY_S
+    Tidy(service).sweep()
+    assert load_results(service.store, key) == ()

@@ -12,6 +12,7 @@ from sqlalchemy import Engine as Database
 from ergosphere.control.accents import Accents
 from ergosphere.control.bell import Bell
 from ergosphere.control.courier import Courier
+from ergosphere.control.elders import Elders
 from ergosphere.control.inbox import Inbox
 from ergosphere.control.leases import Leases
 from ergosphere.control.ledger.ledger import Ledger
@@ -66,6 +67,7 @@ class Service:
     new_id: Callable[[], str]
     uploads: Path = field(default=Path())
     sweeping: threading.Lock = field(default_factory=threading.Lock)  # held by whoever sweeps the store
+    elders: Elders = field(default_factory=Elders)  # jobs whose results were found old
 
 
 def assemble(

@@ -1,4 +1,8 @@
-"""The sweep of the shared store: now and then, what no live job needs goes. What is needed is the ledger's to say."""
+"""The sweep of the shared store: now and then, what no live job needs goes. What is needed is the ledger's to say.
+
+The server's clock alone lets nothing go: the store tells ages by its own, and results of jobs that ended long ago must
+have been old for a day of this process.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from ergosphere.snapshots.sweep import Freed, Needs
 from ergosphere.wire.snapshots import GcReport
 
 SWEEP_EVERY_S: Final = 900.0
-RESULTS_KEPT_S: Final = 30 * 24 * 3600.0  # after a job's end, for `ergo fetch`
+RESULTS_KEPT_S: Final = 30 * 24 * 3600.0  # after a job's end, for `ergo fetch`; and a day more: see `elders`
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +95,11 @@ class Tidy:
             jobs = list(look.session.scalars(select(JobRow)))
             rows = list(look.session.execute(select(SnapshotRow.id, SnapshotRow.dropped)))
             old_s = look.now_s - RESULTS_KEPT_S
-            forgotten = {job.id for job in jobs if job.ended_s is not None and job.ended_s < old_s}
+            old = {job.id for job in jobs if job.ended_s is not None and job.ended_s < old_s}
+            forgotten = self.service.elders.confirm(old, self.service.clock.monotonic())
             return Needs(
                 ended=frozenset(job.id for job in jobs if job.phase in ENDED),
-                forgotten=frozenset(forgotten),
+                forgotten=forgotten,
                 trees=frozenset(submitted(job) for job in jobs if job.spec["tree"] and job.id not in forgotten),
                 snapshots=frozenset(snapshot for snapshot, dropped in rows if not dropped),
                 retired=frozenset(snapshot for snapshot, dropped in rows if dropped),
