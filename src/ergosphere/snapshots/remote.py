@@ -65,7 +65,7 @@ def put_cell(vault: Vault, name: tuple[str, int], sources: CellSources, watch: W
     """Streams and their recipe, relying on nothing that a sweep may take away. Errors: as upload_cell."""
     stored = new = 0
     vault.refresh()
-    for _ in range(ATTEMPTS_MAX):
+    for attempt in range(ATTEMPTS_MAX):
         recipe, tally = put_streams(vault, name, sources.streams, watch)
         recipe = extended(recipe, sources.borrowed)
         stored, new = stored + tally.stored, new + tally.chunks_new
@@ -73,8 +73,22 @@ def put_cell(vault: Vault, name: tuple[str, int], sources: CellSources, watch: W
         vault.refresh()
         if not (vault.index.find(recipe.names) == NOWHERE).any():
             return Tally(tally.read, stored, len(recipe.names), new)
-        carry_over(vault, recipe)
-    raise Busy("a sweep keeps removing what this snapshot needs", "let the sweep finish, then upload again")
+        if attempt < ATTEMPTS_MAX - 1:
+            carry_over(vault, recipe)
+    raise overtaken(vault, recipe)
+
+
+def overtaken(vault: Vault, recipe: Recipe) -> Busy:
+    """Why what a recipe needs cannot be relied on though it was stored again and again. Errors: StoreError."""
+    doubtful = vault.doubtful
+    rows = doubtful.find(recipe.names[vault.index.find(recipe.names) == NOWHERE])
+    packs = {doubtful.packs[owner] for owner in doubtful.owner[rows[rows != NOWHERE]]}
+    if packs & vault.doomed():
+        return Busy("a sweep keeps removing what this snapshot needs", "let the sweep finish, then try again")
+    return Busy(
+        "the store does not list what this snapshot needs: its lists lag behind, or somebody removes packs from it",
+        "try again when its lists are up to date; ergo snapshot fsck says what is missing",
+    )
 
 
 def carry_over(vault: Vault, recipe: Recipe) -> None:

@@ -11,11 +11,11 @@ from typing import Final, Literal
 import numpy as np
 
 from ergosphere.snapshots.chunk_index import NOWHERE, Names
-from ergosphere.snapshots.errors import Busy, Damaged, NotFound, NotRemote, Refused
+from ergosphere.snapshots.errors import Damaged, NotFound, NotRemote, Refused
 from ergosphere.snapshots.manifest import CellPart, Manifest
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart, names_in, recipe_name
 from ergosphere.snapshots.records import commit
-from ergosphere.snapshots.remote import carry_over, cell_blobs, marker
+from ergosphere.snapshots.remote import carry_over, cell_blobs, marker, overtaken
 from ergosphere.snapshots.tree import Difference, compare, load_tree
 from ergosphere.snapshots.vault import Vault
 
@@ -124,15 +124,16 @@ def fork(vault: Vault, manifest: Manifest, fresh: Manifest) -> Manifest:
 def keep_recipe(vault: Vault, recipe: Recipe) -> None:
     """Store a recipe of chunks that are there, relying on nothing that a sweep may take away. Errors: Busy, Damaged."""
     vault.put_recipe(recipe)
-    for _ in range(CHECKS_MAX):
+    for attempt in range(CHECKS_MAX):
         vault.refresh()
         missing = recipe.names[vault.index.find(recipe.names) == NOWHERE]
         if not len(missing):
             return
         if (vault.doubtful.find(missing) == NOWHERE).any():
             raise Damaged(f"{len(missing)} chunk(s)", recipe.freeze, "are missing")
-        carry_over(vault, recipe)
-    raise Busy("a sweep keeps removing what this snapshot needs", "let the sweep finish, then try again")
+        if attempt < CHECKS_MAX - 1:
+            carry_over(vault, recipe)
+    raise overtaken(vault, recipe)
 
 
 def _images_changed(old: list[Recipe], new: list[Recipe]) -> Iterator[Changed]:

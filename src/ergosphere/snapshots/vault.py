@@ -79,6 +79,7 @@ class Vault:
         self._known: ChunkIndex | None = None
         self._built: tuple[frozenset[str], frozenset[bytes]] = (frozenset(), frozenset())  # what `_known` is made of
         self._doubtful: ChunkIndex = ChunkIndex()
+        self._mine: set[bytes] = set()  # packs that were stored through this object
         self.troubles: dict[str, str] = {}  # what could not be read of index and packs, by key
 
     # ── where things are ────────────────────────────────────────────────────────────────────────────────────────
@@ -123,8 +124,9 @@ class Vault:
             self.troubles = {}
             doomed = self.doomed()
             listed = self.pack_sizes()
-            self._load_parts(listed)
-            self._rebuild(listed.keys() - doomed, set(listed) | self._all_packs())
+            unlisted = self._find_unlisted(listed)
+            self._load_parts(listed, unlisted)
+            self._rebuild((listed.keys() | unlisted) - doomed, set(listed) | self._all_packs())
 
     def reload(self) -> None:
         """Forget what is in memory and read everything again. Errors: StoreError."""
@@ -152,6 +154,7 @@ class Vault:
         key = self._put_part(part)
         with self._lock:
             self._parts[key] = part
+            self._mine |= set(part.packs)
             good = set(self._known.packs if self._known else ()) | set(part.packs)
             self._rebuild(good, self._all_packs())
 
@@ -235,9 +238,19 @@ class Vault:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _load_parts(self, listed: dict[bytes, int]) -> None:
+    def _find_unlisted(self, listed: dict[bytes, int]) -> set[bytes]:
+        """Packs stored from here that are there and not listed: lists may lag behind, single objects never do."""
+        absent = {pack for pack in self._mine - listed.keys() if not self.store.has(self.pack_key(pack))}
+        self._mine -= absent
+        return self._mine - listed.keys()
+
+    def _load_parts(self, listed: dict[bytes, int], unlisted: set[bytes]) -> None:
         keys = [stored.key for stored in self.store.list(f"{self.root}/index/")]
-        gone = [key for key in self._parts if "/index/" in key and key not in keys]
+        gone = [
+            key
+            for key, part in self._parts.items()
+            if "/index/" in key and key not in keys and unlisted.isdisjoint(part.packs)
+        ]
         for key in keys:
             if key not in self._parts:
                 self._load_part(key)
