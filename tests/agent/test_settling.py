@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.agent.nodekit import MB, a_node, dumped, filled
+from tests.agent.nodekit import MB, a_node, dumped, filled, frozen
+from tests.e2e.fleet import wait_for
 
 from ergosphere.agent import settling
 from ergosphere.agent.node import Node, Upload
@@ -80,3 +81,19 @@ def test_uploads_are_told_with_how_far_they_have_come(node: Node) -> None:
     node.uploads["unread"] = Upload(0.0)
     [state] = settling.states(node)
     assert (state.snapshot, state.durability, state.done_bytes, state.total_bytes) == ("s", "node", 3, 10)
+
+
+def test_an_upload_that_fails_in_a_way_nobody_foresaw_is_shown_and_can_be_tried_again(node: Node) -> None:
+    frozen(node, "s1")
+    image = node.images("s1") / "rank0/core-1.img"
+    content = image.read_bytes()
+    image.unlink()
+    image.mkdir()  # reading it fails, and not as a store or a snapshot does
+    settling.settle(node, "s1")
+    wait_for(lambda: not node.uploads["s1"].running, "the upload has ended")
+    [state] = settling.states(node)
+    assert "IsADirectoryError" in state.trouble and state.durability == "node" and node.changed.is_set()
+    image.rmdir()
+    image.write_bytes(content)
+    settling.settle(node, "s1")
+    wait_for(lambda: "s1" in node.durable, "it is in the store")

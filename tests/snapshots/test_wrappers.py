@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import socket
+import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +19,13 @@ from ergosphere.snapshots import records, remote, thawing
 from ergosphere.snapshots.blobs import blob_key, get_blob, put_blob
 from ergosphere.snapshots.caching import Cached
 from ergosphere.snapshots.digests import digest_bytes
-from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, StoreError, StoreUnreachable
+from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, Stopped, StoreError, StoreUnreachable
 from ergosphere.snapshots.framing import FRAME_SIZE, TAG_SIZE
 from ergosphere.snapshots.keys import load_keys
 from ergosphere.snapshots.memory_store import MemoryStore
 from ergosphere.snapshots.object_store import ObjectStore
 from ergosphere.snapshots.opening import StoreOptions, is_object_store, open_metered, open_store
+from ergosphere.snapshots.putting import Stream, Watch, put_streams
 from ergosphere.snapshots.resolve import resolve
 from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer
 from ergosphere.snapshots.store import FolderStore, Store
@@ -78,6 +80,31 @@ def test_a_limit_is_kept_over_many_puts_and_can_be_changed() -> None:
     limit.bytes_per_s = None
     store.put("a", bytes(10_000))
     assert clock.at_s == pytest.approx(1002.5)
+
+
+def test_an_upload_that_waits_for_its_limit_hears_that_it_was_called_off() -> None:
+    """And what it had taken of the limit is free for the next."""
+    clock, far, stop = Interrupting(), MemoryStore(), threading.Event()
+    clock.stop = stop
+    vault = fresh(far)
+    limit = Limit(1000.0)
+    vault.store = Limited(far, limit, clock)
+    content = random.Random(1).randbytes(20_000_000)  # five hours of it
+    with pytest.raises(Stopped):
+        put_streams(vault, ("f1", 0), [Stream("0" * 64, "a", content)], Watch(stop=stop))
+    assert clock.at_s < 1030.0 and vault.pack_sizes() == {}
+    assert limit.wait_s(1000, clock.at_s) < 2.0
+
+
+class Interrupting(HandClock):
+    """Somebody calls the upload off after ten seconds."""
+
+    stop: threading.Event
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.at_s > 1010:
+            self.stop.set()
 
 
 def test_a_meter_counts_calls_bytes_and_failures() -> None:

@@ -100,7 +100,8 @@ def settle(node: Node, freeze_id: str) -> None:
         if known is not None and known.running:
             return
         trouble = known.trouble if known is not None else ""
-        upload = node.uploads[freeze_id] = Upload(node.clock.monotonic(), trouble=trouble)
+        job = job_of(node, image_folder(node, freeze_id))
+        upload = node.uploads[freeze_id] = Upload(node.clock.monotonic(), job=job, trouble=trouble)
     threading.Thread(target=_upload, args=(node, freeze_id, upload), daemon=True, name=f"upload-{freeze_id}").start()
 
 
@@ -117,6 +118,10 @@ def _upload(node: Node, freeze_id: str, upload: Upload) -> None:
     except SnapshotError as error:  # the store is away or full: the images stay here, and `tending` tries again
         log.warning("snapshot %s has not reached the shared store: %s", freeze_id, error)
         upload.trouble = str(error)
+        node.changed.set()
+    except Exception as error:  # a disk that fails, or a bug: it must be seen, and is tried again all the same
+        log.exception("the upload of snapshot %s failed", freeze_id)
+        upload.trouble = f"the upload failed: {type(error).__name__}: {error}; see agent.log of node {node.place.node}"
         node.changed.set()
     finally:
         upload.running = False

@@ -26,6 +26,7 @@ from ergosphere.snapshots.packs import PACK_SIZE, PackBuilder, Rows
 from ergosphere.snapshots.pages import region_starts
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
 from ergosphere.snapshots.vault import Vault
+from ergosphere.snapshots.wrappers import stoppable
 
 WINDOW: Final = 4 << 20  # bytes read at once; a multiple of a page
 WORKERS_MAX: Final = 6  # 23 MB each
@@ -185,13 +186,14 @@ class _Put:
         def work() -> None:
             worker = _Worker(self)
             try:
-                while not failed.is_set():
-                    with self._lock:
-                        number = next(numbers, None)
-                    if number is None:
-                        break
-                    results[number] = worker.cook(windows[number])
-                worker.flush()
+                with stoppable(self._watch.stop):
+                    while not failed.is_set():
+                        with self._lock:
+                            number = next(numbers, None)
+                        if number is None:
+                            break
+                        results[number] = worker.cook(windows[number])
+                    worker.flush()
             except BaseException:
                 failed.set()
                 self.digests.fail()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from ergosphere.snapshots.errors import BadKey, NotFound, StoreFull, StoreUnreachable
+from ergosphere.snapshots.errors import BadKey, NotFound, Stopped, StoreFull, StoreUnreachable
 from ergosphere.snapshots.store import Source, Store, Stored
 from ergosphere.system import Clock
 
 ATTEMPTS: Final = 5
+STEP_S: Final = 0.5  # of a wait for a limit, after which it hears whether it was called off
 FIRST_WAIT_S: Final = 0.2  # doubled each time: three seconds in all
 T = TypeVar("T")
 
@@ -99,6 +102,25 @@ class Limit:
             self._free_at_s = start + count / self.bytes_per_s
             return self._free_at_s - now_s
 
+    def give_back(self, count: int) -> None:
+        """`count` bytes that were taken are not sent after all."""
+        with self._lock:
+            if self.bytes_per_s:
+                self._free_at_s -= count / self.bytes_per_s
+
+
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def stoppable(stop: threading.Event) -> Iterator[None]:
+    """Waits of this thread for a limit end with Stopped once `stop` is set: a pack may have to wait for minutes."""
+    token = _stop.set(stop)
+    try:
+        yield
+    finally:
+        _stop.reset(token)
+
 
 # Decisions, until which a rank may stand still, and what somebody waits for: submissions and results.
 AT_ONCE: Final = ("freezes/", "remote/", "blobs/", "results/")
@@ -114,10 +136,18 @@ class Limited(Around):
 
     def _do(self, call: Call, act: Callable[[], T]) -> T:
         free = not call.sent or call.key.startswith(AT_ONCE)
-        wait_s = 0.0 if free else self._limit.wait_s(call.sent, self._clock.monotonic())
-        if wait_s > 0:
-            self._clock.sleep(wait_s)
+        if not free:
+            now_s = self._clock.monotonic()
+            self._wait(now_s + self._limit.wait_s(call.sent, now_s), call.sent)
         return act()
+
+    def _wait(self, until_s: float, count: int) -> None:
+        stop = _stop.get()
+        while (left_s := until_s - self._clock.monotonic()) > 0:
+            if stop is not None and stop.is_set():
+                self._limit.give_back(count)
+                raise Stopped("the upload was called off", "it goes on where it stopped when it is asked for again")
+            self._clock.sleep(min(left_s, STEP_S))
 
 
 @dataclass(frozen=True, slots=True)
