@@ -205,7 +205,7 @@ def test_a_pack_that_is_gone_does_not_hide_the_one_that_is_needed(tmp_path: Path
     store.delete(fresh(store).pack_key(first))  # its marker and its rows are still there
     for _ in range(2):
         swept(store, NOW)
-    assert shelf.cell_blobs(fresh(store), "f1", 0).get("blobs/00/" + "0" * 64) == content
+    assert shelf.cell_blobs(fresh(store), "f1", 0).get(blob_key(digest_bytes(content))) == content
 
 
 def test_a_sweep_takes_over_from_an_earlier_life_of_its_home_and_from_no_other(store: FolderStore) -> None:
