@@ -251,6 +251,25 @@ def test_a_file_that_the_job_writes_outside_its_directory_is_cut_back_when_the_j
         assert path.read_text().splitlines() == job.out()[:-1]
 
 
+def test_what_others_wrote_into_a_file_while_the_job_was_frozen_is_not_cut_off(fleet: Fleet, folder: Path) -> None:
+    with outside(fleet) as there:
+        path = there / "out.txt"
+        program = counter(WRITER.format(path=str(path)), "write(number)")
+        job = fleet.submit(program, folder, mounts=(f"{there}:rw",))
+        job.printed()
+        job.verb("pause")
+        with path.open("a") as other:
+            other.write("somebody else's\n")
+        job.verb("resume", wait_s=0)
+        wait_for(lambda: any("has grown while" in text for text in job.told("thaw-failed")), "it is refused")
+        assert path.read_text().endswith("somebody else's\n")
+        assert "truncate -s" in job.detail["remedy"] or any("truncate -s" in text for text in job.told("thaw-failed"))
+        fleet.post(f"/v1/snapshots/{job.id}@latest/restore", {"wait_s": 60})  # its owner wants it so
+        job.printed()
+        job.finished_whole()
+        assert path.read_text().splitlines() == job.out()[:-1]
+
+
 def test_a_fork_does_not_cut_off_what_the_job_it_came_from_goes_on_writing(fleet: Fleet, folder: Path) -> None:
     with outside(fleet) as there:
         program = counter(WRITER.format(path=str(there / "out.txt")), "write(number)")

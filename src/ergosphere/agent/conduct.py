@@ -109,7 +109,7 @@ class Conductor:
             began_s = self.clock.monotonic()
             try:
                 manifest = self._manifest(snapshot)
-                self._bring_back(cells, order.life, manifest)
+                self._bring_back(cells, order, manifest)
             except (DamagedSnapshot, Damaged) as bad:
                 damaged.append(snapshot)
                 notes.append(f"snapshot {snapshot} cannot be used: {bad}")
@@ -139,13 +139,13 @@ class Conductor:
             undo.pop_all()
         return done(order, snapshot=snapshot, log_lengths=records.load(self.store, snapshot).log_lengths())
 
-    def _bring_back(self, cells: Sequence[CellPort], life: LifePlan, manifest: Manifest) -> None:
-        body = _as_body(manifest)
+    def _bring_back(self, cells: Sequence[CellPort], order: ThawOrder, manifest: Manifest) -> None:
+        body = {**_as_body(manifest), "goes_back": order.goes_back}
         each(cells, lambda cell: cell.discard())
         with ExitStack() as undo:
             undo.callback(quietly, cells, lambda cell: cell.discard())
             laps = Laps(self.clock)
-            each(cells, lambda cell: cell.fetch(life, body))
+            each(cells, lambda cell: cell.fetch(order.life, body))
             laps.end("fetch")
             generation = self._generation()
             if not manifest.begins_anew:

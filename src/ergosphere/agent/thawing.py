@@ -217,7 +217,7 @@ def restore(node: Node, folder: LifeFolder, body: dict[str, Any]) -> None:
                 lasting=True,
             )
     (folder.path / "root.json").write_text(json.dumps(rootfs.plan_to_json(plan)))
-    _cut_back(folder, snapshot, part)
+    _cut_back(folder, snapshot, part, goes_back=body.get("goes_back", False))
     try:
         keeper.restore(snapshot.id, ranks, RESTORE_S_MAX)
     except KeeperRefused as refused:
@@ -245,13 +245,22 @@ def _plan_here(node: Node, folder: LifeFolder, record: LifeRecord, saved: rootfs
     return plan
 
 
-def _cut_back(folder: LifeFolder, snapshot: Manifest, part: CellPart) -> None:
-    """What the job has written to the host's files since its snapshot is done again. Raises Refused for a fork."""
+def _cut_back(folder: LifeFolder, snapshot: Manifest, part: CellPart, *, goes_back: bool) -> None:
+    """What the job has written to the host's files since its snapshot is done again. Raises Refused where somebody else
+    wrote it: the job is a fork, or stood frozen meanwhile.
+    """
     longer = written.longer(written.from_json(part.facts))
     if longer and snapshot.incarnation == 0:  # another job's snapshot: that one may be writing there
         raise Refused(
             f"{longer[0].path} has grown since the snapshot, and belongs to the job that it was taken of",
             remedy="cut it back yourself if that job has ended; a job that is to be forked writes below its directory",
+            lasting=True,
+        )
+    if longer and not goes_back:
+        raise Refused(
+            f"{longer[0].path} has grown while the job was frozen, so not by the job",
+            remedy=f"truncate -s {longer[0].size} {longer[0].path} makes it as it was; "
+            "ergo snapshot restore JOB@latest does so by itself",
             lasting=True,
         )
     for file in longer:

@@ -64,6 +64,7 @@ class ThawOrder(_Order):
     order_id: str
     life: LifePlan
     snapshots: tuple[str, ...]
+    goes_back: bool = False  # the job ran on after its snapshot, so what it did since is done again
 
 
 class FreezeOrder(_Order):
