@@ -50,8 +50,12 @@ def ceiling(tree: Tree, project: str) -> float:
 
 
 def could_ever_hold(board: Board, shape: Shape, shares: Shares = ()) -> bool:
-    """Whether the nodes that take jobs now could hold it if nobody sat on them."""
-    return any(_could_hold(board, shape, share) for share in shares or shape.shares)
+    """Whether the nodes that take jobs now could hold it if nobody sat on them. Reckoned once until nodes change."""
+    asked = (shape, shares or shape.shares)
+    found = board.holdable.get(asked)
+    if found is None:
+        found = board.holdable[asked] = any(_could_hold(board, shape, share) for share in asked[1])
+    return found
 
 
 def _could_hold(board: Board, shape: Shape, share: int) -> bool:

@@ -45,6 +45,7 @@ from ergosphere.core.policy.lines import Lines
 from ergosphere.core.policy.packing import groups_for
 from ergosphere.core.policy.promises import Promises
 from ergosphere.core.policy.quota import Tree
+from ergosphere.core.policy.reach import Reach
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.seats import takes_jobs
 from ergosphere.core.policy.shape import Shape, shape_of
@@ -65,12 +66,14 @@ class Board:
         self.now = Layer(Node.now)
         self.soon = Layer(Node.soon)
         self.whole = Layer(Node.whole)
+        self.reach = Reach(self.entries, self.nodes)
         self.lines = Lines()
         self.leavers = Leavers()
         self.promises = Promises()
         self.borrowing = Borrowing(self.tree)
         self.occupants: dict[NodeId, dict[JobId, tuple[int, int]]] = {}
         self.usable = 0  # devices that may be given to somebody
+        self.holdable: dict[tuple[Shape, tuple[int, ...]], bool] = {}  # see `asking`; until nodes change
         self._closed: set[NodeId] = set()  # nodes that take no jobs, or are gone; some may sit there still
         self._alarms: list[tuple[float, str, str]] = []
         self._alarm_of: dict[JobId, float] = {}  # the one alarm of each job that counts
@@ -147,6 +150,7 @@ class Board:
         node.promised = self.promises.mask(view.id)
         self.touch(node)
         self.whole.touch(node)
+        self.holdable.clear()
         self._look_again_at(node)
 
     def drop_node(self, node_id: NodeId) -> None:
@@ -232,6 +236,7 @@ class Board:
     def touch(self, node: Node) -> None:
         self.now.touch(node)
         self.soon.touch(node)
+        self.reach.touch(node)
 
     def silent(self, entry: Entry) -> list[NodeId]:
         """Nodes of a job that do not answer."""
@@ -269,6 +274,13 @@ class Board:
             self._unlist(entry)
             entry.borrowed = not entry.borrowed
             self._list(entry)
+            self._reach_again(entry)
+
+    def _reach_again(self, entry: Entry) -> None:
+        """How it stands has changed: others may, or may not, have its devices."""
+        for name in entry.masks:
+            if name in self.nodes:
+                self.reach.touch(self.nodes[name])
 
     def _capacity(self) -> int:
         """Devices that may be given, and those that jobs hold yet where nobody may start: they count as use, too."""
@@ -352,6 +364,8 @@ class Board:
     def _forget_node(self, node: Node) -> None:
         for layer in (self.now, self.soon, self.whole):
             layer.forget(node)
+        self.reach.forget(node)
+        self.holdable.clear()
 
     def _look_again_at(self, node: Node) -> None:
         """Who sits there may have to leave now, or may stay."""

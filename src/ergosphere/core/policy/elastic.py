@@ -28,6 +28,8 @@ def grow(turn: Turn) -> None:
     if not shrunk_ones or not board.now.refresh().total:
         return
     wanted = _wanted(turn)
+    if wanted >= board.now.pools.keys():  # somebody waits for whatever there is
+        return
     _grow_here(turn, wanted)
     free = board.now.refresh().total
     movable = [board.entries[job_id] for job_id in shrunk_ones if _could_move(turn, board.entries[job_id], free)]
@@ -39,7 +41,7 @@ def grow(turn: Turn) -> None:
 def _wanted(turn: Turn) -> set[PoolKey]:
     """Pools in which somebody waits who could sit there once others leave."""
     board = turn.board
-    waiting = (shape for shape, shares, _ in turn.failed if could_ever_hold(board, shape, shares))
+    waiting = {shape for shape, shares, _ in turn.failed if could_ever_hold(board, shape, shares)}
     return {key for shape in waiting for key in board.pool_keys(shape)}
 
 

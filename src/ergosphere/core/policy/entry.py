@@ -32,6 +32,7 @@ class Entry:
         "seen",
         "shape",
         "smaller",
+        "spared",
         "standing",
         "view",
     )
@@ -49,6 +50,7 @@ class Entry:
         self.seen = -1  # versions of its nodes, added up, when it last could not grow there
         self.listed: tuple[int, float, int] | None = None  # as a leaver: standing, price, devices to spare
         self.smaller: dict[int, Smaller | None] = {}  # on so many of its own devices, as far as somebody has asked
+        self.spared: Masks | None = None  # devices that it leaves in one of these ways; see `shrinking`
 
 
 GangKey = tuple[Shape, str, Tier]

@@ -96,6 +96,10 @@ class Stock(ABC):
     def some(self, count: int, most: int, counts: dict[NodeId, int]) -> list[NodeId]:
         """Up to `most` nodes that could give so many, in order."""
 
+    @abstractmethod
+    def holds(self, size: int, number: int) -> bool:
+        """Whether `size` devices together could be given `number` times."""
+
     def snug(self, least: int, counts: dict[NodeId, int]) -> NodeId | None:
         """The node that could give the fewest of at least `least`."""
         found = (self.first(count, counts) for count in range(least, self.top()))
@@ -137,6 +141,18 @@ class Buckets(Stock):
 
     def top(self) -> int:
         return len(self.heaps)
+
+    def holds(self, size: int, number: int) -> bool:
+        return self.times(size, number) >= number
+
+    def times(self, size: int, most: int) -> int:
+        """How often `size` devices together could be given; beyond `most` it is not reckoned."""
+        found = 0
+        for count in range(len(self.live) - 1, size - 1, -1):
+            found += self.live[count] * (count // size)
+            if found >= most:
+                break
+        return found
 
     def first(self, count: int, counts: dict[NodeId, int]) -> NodeId | None:
         """The lowest id in the bucket."""
@@ -186,6 +202,9 @@ class Joined(Stock):
 
     def top(self) -> int:
         return max(part.top() for part in self.parts)
+
+    def holds(self, size: int, number: int) -> bool:
+        return sum(part.times(size, number) for part in self.parts) >= number
 
     def first(self, count: int, counts: dict[NodeId, int]) -> NodeId | None:
         found = (part.first(count, counts) for part in self.parts)

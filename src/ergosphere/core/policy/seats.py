@@ -152,7 +152,7 @@ def pack_cells(
     """
     if sum(ranks) > share * sum(room.values()):
         return None
-    bundles = _bundles(ranks, share)
+    bundles = bundled(ranks, share)
     sizes = [sum(ranks[index] for index in bundle) // share for bundle in bundles]
     homes = {number: homes[bundle[0]] for number, bundle in enumerate(bundles) if bundle[0] in homes}
     order = sorted(range(len(sizes)), key=lambda number: (-sizes[number], number))
@@ -165,7 +165,7 @@ def pack_cells(
     return {index: found[number] for number, bundle in enumerate(bundles) for index in bundle}
 
 
-def _bundles(ranks: Sequence[int], share: int) -> list[list[int]]:
+def bundled(ranks: Sequence[int], share: int) -> list[list[int]]:
     """Cells that go together because only together they fill whole devices: neighbours, as few as will do."""
     bundles = [[index] for index, size in enumerate(ranks) if size % share == 0]
     open_: list[int] = []

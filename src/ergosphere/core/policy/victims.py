@@ -12,13 +12,14 @@ from ergosphere.core.model import TIER_ORDER, Freeze, JobId, JobView, NodeId, Pl
 from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.claims import has_claim, yielding
-from ergosphere.core.policy.entry import Entry, Masks, Smaller, masks_of
+from ergosphere.core.policy.entry import Entry, Masks
 from ergosphere.core.policy.layers import Group
 from ergosphere.core.policy.leavers import Leaver
 from ergosphere.core.policy.packing import enough_of_each
 from ergosphere.core.policy.rules import freeze_cost, strength, turn_in_queue
-from ergosphere.core.policy.seats import pack_cells, reshape
+from ergosphere.core.policy.seats import pack_cells
 from ergosphere.core.policy.shape import fewest
+from ergosphere.core.policy.shrinking import smaller
 from ergosphere.core.policy.turn import Turn
 
 EXACT_MAX: Final = 10  # candidates up to which every set is weighed: at most 1,024 of them
@@ -236,21 +237,12 @@ def _ways_to_shrink(turn: Turn, entry: Entry, *, fewest_first: bool = False) -> 
     """The job on ever fewer of its own devices."""
     shape = entry.shape
     for share in reversed(shape.shares) if fewest_first else shape.shares:
-        smaller = _smaller(entry, shape.ranks // share) if shape.ranks // share < entry.devices else None
-        if smaller is not None:
-            placement, left = smaller
+        found = smaller(entry, shape.ranks // share) if shape.ranks // share < entry.devices else None
+        if found is not None:
+            placement, left = found
             gains = _gains(turn.board, left)
             if gains:
                 yield Leaver(entry, gains, entry.view.resize_cost_s * entry.devices, placement)
-
-
-def _smaller(entry: Entry, devices: int) -> Smaller | None:
-    if devices not in entry.smaller:
-        placement = reshape(entry.view, frozenset(), devices)
-        kept = {} if placement is None else masks_of(placement)
-        left = {name: mask & ~kept.get(name, 0) for name, mask in entry.masks.items()}
-        entry.smaller[devices] = None if placement is None else (placement, left)
-    return entry.smaller[devices]
 
 
 def _gains(board: Board, masks: Masks) -> Masks:
