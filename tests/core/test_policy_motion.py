@@ -13,6 +13,7 @@ import pytest
 from tests.core.motion import Motion, seats_held
 
 from ergosphere.core.model import Freeze, Phase, Plan, Resize, Start, Thaw, Tier, Why
+from ergosphere.core.policy import decide as judgement
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.decide import decide
 from ergosphere.core.policy.seats import keeps_cells
@@ -61,6 +62,21 @@ def test_a_kept_board_decides_as_one_built_anew_and_every_plan_is_lawful(seed: i
         anew = decide(Board.of(world.view(), world.rules), world.rules)
         assert kept == anew
         check(world, world.turn(world.dice.choice([1.0, 5.0, 60.0, 600.0]), patience=0.6))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_is_not_tried_for_want_of_reach_would_have_found_nothing(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Motion(seed)
+    for _ in range(100):
+        for _ in range(world.dice.choice([0, 1, 3, 6])):
+            world.happen()
+        plan = decide(world.board, world.rules)
+        with monkeypatch.context() as patch:
+            patch.setattr(judgement, "could_be_had", lambda turn, entry: True)
+            assert decide(world.board, world.rules) == plan
+        world.turn(world.dice.choice([1.0, 5.0, 60.0, 600.0]), patience=0.6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -120,9 +120,15 @@ def slack(account: Account, promise: float, now_s: float) -> float:
 
     slack(t) = delivered − promise × entitled so far + (1 − promise) × what the rest of the window will entitle to.
     """
-    account, _ = advanced(account, now_s)
+    if now_s >= account.window_s + HOUR_S:
+        account, _ = advanced(account, now_s)
+    delivered, entitled = account.delivered, account.entitled
+    if account.counts and now_s > account.at_s:  # as `_run` says, without a new account
+        span_s = now_s - account.at_s
+        delivered += min(account.rate, account.devices) * span_s
+        entitled += account.devices * span_s
     rest = account.devices * max(0.0, account.window_s + HOUR_S - max(now_s, account.at_s))
-    return account.delivered - promise * account.entitled + (1.0 - promise) * rest
+    return delivered - promise * entitled + (1.0 - promise) * rest
 
 
 def spent_s(account: Account, promise: float, now_s: float, margin_s: float = 0.0) -> float:

@@ -194,6 +194,7 @@ class Board:
         """Time passes: whose standing has changed by it is found at once. Whether that may change a decision."""
         self.now_s = now_s
         stirred = False
+        others = Others(self.entries, self.occupants, self.lines, self.leavers, self.rules, self.tree.kept)
         while self._alarms and self._alarms[0][0] <= now_s:
             at_s, kind, name = heappop(self._alarms)
             if kind == "node" and name in self.nodes:
@@ -204,7 +205,6 @@ class Board:
                 entry = self.entries[JobId(name)]
                 before = footing(entry, self.lines)
                 self._line_again(entry)
-                others = Others(self.lines, self.leavers, self.rules, self.tree.kept)
                 stirred |= stirs(entry, before, Span(at_s, now_s), others)
         return stirred
 

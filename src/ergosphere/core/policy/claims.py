@@ -13,6 +13,7 @@ from ergosphere.core.model import JobView
 from ergosphere.core.policy import standing
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.quota import Tree
+from ergosphere.core.policy.reach import is_within
 from ergosphere.core.policy.turn import Turn
 
 
@@ -28,6 +29,18 @@ def has_claim(turn: Turn, entry: Entry) -> bool:
 def in_pieces(entry: Entry) -> bool:
     """It needs more than one device, so others may use what comes free for it."""
     return entry.shape.ranks > entry.shape.shares[-1]
+
+
+def could_be_had(turn: Turn, entry: Entry) -> bool:
+    """Whether its room might be found if all left for it that ever would: False is certain. Who has a wish or
+    a room is tried anyhow."""
+    board, job = turn.board, entry.view
+    if entry.gang is None:
+        return True
+    urgency = board.standing_of(entry)
+    leave_from = urgency if has_claim(turn, entry) else urgency + 1
+    layer = board.reach.layer((leave_from, standing.FIRST_OF[job.tier]))
+    return is_within(layer, entry.shape, board.groups(entry.shape))
 
 
 def yielding(turn: Turn, entry: Entry) -> Iterator[Entry]:

@@ -30,12 +30,11 @@ from ergosphere.core.model import (
 from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.asking import shares_wanted, within_limits
 from ergosphere.core.policy.board import Board
-from ergosphere.core.policy.claims import has_claim, in_pieces
+from ergosphere.core.policy.claims import could_be_had, has_claim, in_pieces
 from ergosphere.core.policy.defrag import bring_together
 from ergosphere.core.policy.elastic import grow, spread, take_from_weaker
 from ergosphere.core.policy.entry import MOVES, Entry, Key, Place, falls_short, is_emptied
 from ergosphere.core.policy.packing import find_on
-from ergosphere.core.policy.reach import is_within
 from ergosphere.core.policy.resizing import resize, shrink_as_asked
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.shape import largest
@@ -233,23 +232,11 @@ def _seat(turn: Turn, entry: Entry) -> None:
     if found is not None:
         _sit(turn, entry, found)
         return
-    seated = _could_be_had(turn, entry) and (
+    seated = could_be_had(turn, entry) and (
         any(_seat_with(turn, entry, some) for some in _rounds(turn, entry, shares)) or shrink_peers(turn, entry)
     )
     if not (seated or bring_together(turn, entry)):
         _give_up(turn, entry, shares, limited=shares != wanted)
-
-
-def _could_be_had(turn: Turn, entry: Entry) -> bool:
-    """Whether its room might be found if all left for it that ever would; who has a wish or a room is looked at
-    anyhow."""
-    board, job = turn.board, entry.view
-    if entry.gang is None:
-        return True
-    urgency = board.standing_of(entry)
-    leave_from = urgency if has_claim(turn, entry) else urgency + 1
-    layer = board.reach.layer((leave_from, standing.FIRST_OF[job.tier]))
-    return is_within(layer, entry.shape, board.groups(entry.shape))
 
 
 def _over_quota(turn: Turn, entry: Entry, devices: int) -> None:

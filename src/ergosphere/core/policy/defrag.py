@@ -11,12 +11,12 @@ from itertools import islice
 from typing import Final
 
 from ergosphere.core.fraction import HOUR_S, PROMISE, slack
-from ergosphere.core.model import Freeze, Phase, Placement, Tier, Together, Why
+from ergosphere.core.model import Freeze, Phase, Placement, Tier, Why
 from ergosphere.core.policy import reasons
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.layers import Node
 from ergosphere.core.policy.rules import freeze_cost
-from ergosphere.core.policy.shape import larger
+from ergosphere.core.policy.shape import larger, needs_one_node
 from ergosphere.core.policy.turn import Turn
 
 SPARE: Final = 3.0  # times what a move costs that a job must be able to miss yet: the images travel, too
@@ -60,9 +60,7 @@ def clear_beside(turn: Turn, entry: Entry) -> bool:
 def _on_one_node(entry: Entry) -> int | None:
     """Devices that it needs together on one node; None where nodes do not matter, or several parts do."""
     shape = entry.shape
-    if len(shape.cells) == 1 or (not shape.cells and shape.together is Together.NODE):
-        return shape.ranks // shape.shares[0]
-    return None
+    return shape.ranks // shape.shares[0] if needs_one_node(shape) else None
 
 
 def _nodes(turn: Turn, entry: Entry, needed: int) -> Iterator[Node]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ergosphere.core.elastic import sizes
@@ -23,6 +23,14 @@ class Shape:
     together: Together
     shares: tuple[int, ...]  # ranks per device that it could be run with, fewest first; (1,) when it cannot share
     barred: frozenset[NodeId] = frozenset()
+    _hash: int = field(init=False, repr=False, compare=False)  # asked for many times a turn
+
+    def __post_init__(self) -> None:
+        told = (self.ranks, self.cells, self.types, self.device_bytes, self.regions, self.data_region, self.shares)
+        object.__setattr__(self, "_hash", hash((told, self.together, self.barred)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 def shape_of(job: JobView) -> Shape:
@@ -68,3 +76,8 @@ def fewest(shape: Shape) -> int:
 def larger(shape: Shape, has: int) -> list[int]:
     """The numbers of devices above `has` that it may be given, the largest first."""
     return [number for share in shape.shares if (number := devices(shape, share)) > has]
+
+
+def needs_one_node(shape: Shape) -> bool:
+    """It wants all its devices on one node. False where nodes do not matter, or several parts have one each."""
+    return len(shape.cells) == 1 or (not shape.cells and shape.together is Together.NODE)

@@ -6,7 +6,7 @@ from ergosphere.core.policy.entry import Entry, Masks, Smaller, masks_of
 from ergosphere.core.policy.seats import reshape
 
 
-def smaller(entry: Entry, devices: int) -> Smaller | None:
+def on_fewer(entry: Entry, devices: int) -> Smaller | None:
     """On so many of its own devices, and those that it leaves; None where its parts cannot share them so."""
     if devices not in entry.smaller:
         placement = reshape(entry.view, frozenset(), devices)
@@ -22,7 +22,7 @@ def spared(entry: Entry) -> Masks:
         entry.spared = {}
         for share in entry.shape.shares:
             devices = entry.shape.ranks // share
-            found = smaller(entry, devices) if devices < entry.devices else None
+            found = on_fewer(entry, devices) if devices < entry.devices else None
             for name, mask in found[1].items() if found is not None else ():
                 entry.spared[name] = entry.spared.get(name, 0) | mask
     return entry.spared

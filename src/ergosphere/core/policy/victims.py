@@ -19,7 +19,7 @@ from ergosphere.core.policy.packing import enough_of_each
 from ergosphere.core.policy.rules import freeze_cost, strength, turn_in_queue
 from ergosphere.core.policy.seats import pack_cells
 from ergosphere.core.policy.shape import fewest
-from ergosphere.core.policy.shrinking import smaller
+from ergosphere.core.policy.shrinking import on_fewer
 from ergosphere.core.policy.turn import Turn
 
 EXACT_MAX: Final = 10  # candidates up to which every set is weighed: at most 1,024 of them
@@ -237,7 +237,7 @@ def _ways_to_shrink(turn: Turn, entry: Entry, *, fewest_first: bool = False) -> 
     """The job on ever fewer of its own devices."""
     shape = entry.shape
     for share in reversed(shape.shares) if fewest_first else shape.shares:
-        found = smaller(entry, shape.ranks // share) if shape.ranks // share < entry.devices else None
+        found = on_fewer(entry, shape.ranks // share) if shape.ranks // share < entry.devices else None
         if found is not None:
             placement, left = found
             gains = _gains(turn.board, left)
