@@ -274,13 +274,7 @@ class Board:
             self._unlist(entry)
             entry.borrowed = not entry.borrowed
             self._list(entry)
-            self._reach_again(entry)
-
-    def _reach_again(self, entry: Entry) -> None:
-        """How it stands has changed: others may, or may not, have its devices."""
-        for name in entry.masks:
-            if name in self.nodes:
-                self.reach.touch(self.nodes[name])
+            self.reach.touch_nodes(entry.masks)
 
     def _capacity(self) -> int:
         """Devices that may be given, and those that jobs hold yet where nobody may start: they count as use, too."""
@@ -298,6 +292,10 @@ class Board:
     def _put_on(self, entry: Entry) -> None:
         self._sit(entry)
         self.borrowing.count(entry, 1)
+        self._enter(entry)
+
+    def _enter(self, entry: Entry) -> None:
+        """Its standing, its line, and when to look at it again."""
         self._list(entry)
         self.lines.add(entry, self.now_s, self.rules, single=self._is_single(entry))
         view = entry.view
@@ -386,12 +384,16 @@ class Board:
                 self._line_again(self.entries[job_id])
 
     def _line_again(self, entry: Entry) -> None:
-        self._take_off(entry)
-        self._put_on(entry)
+        """How it stands may have changed, not where it sits."""
+        self._unlist(entry)
+        self.lines.drop(entry)
+        self._enter(entry)
+        self.reach.touch_nodes(entry.masks)
 
     def _repromise(self, names: Iterable[NodeId]) -> None:
         for name in names:
             node = self.nodes.get(name)
             if node is not None:
                 node.promised = self.promises.mask(name)
+                node.version += 1
                 self.touch(node)

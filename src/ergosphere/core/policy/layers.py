@@ -54,7 +54,7 @@ class Node:
         self.taken = 0  # given or held this turn
         self.going = 0  # in use by a job that this turn sends away
         self.promised = 0  # held since an earlier turn for a job that was not served yet
-        self.version = 0  # of who sits here
+        self.version = 0  # of who sits here, and what is held for others
 
     def recount(self) -> None:
         """The base masks from who sits here."""

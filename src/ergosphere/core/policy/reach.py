@@ -42,6 +42,12 @@ class Reach:
             self._touched.clear()
             self._heard.clear()
 
+    def touch_nodes(self, names: Iterable[NodeId]) -> None:
+        """How somebody who sits there stands has changed."""
+        for name in names:
+            if name in self._nodes:
+                self.touch(self._nodes[name])
+
     def forget(self, node: Node) -> None:
         for asker, layer in self._layers.items():
             self._tell(asker, layer)
