@@ -84,6 +84,8 @@ def _cleared(turn: Turn, entry: Entry, node: Node, needed: int) -> Moves | None:
     board, rules = turn.board, turn.board.rules
     missing = needed - node.now().bit_count()
     movers = sorted(_movable(turn, node, entry), key=lambda one: (_price(one), one.view.id))
+    if sum(one.devices for one in movers) < missing:
+        return None
     before = node.taken
     node.taken |= node.full
     turn.touch(node.id)

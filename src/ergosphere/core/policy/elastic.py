@@ -31,8 +31,9 @@ def grow(turn: Turn) -> None:
     if wanted >= board.now.pools.keys():  # somebody waits for whatever there is
         return
     _grow_here(turn, wanted)
-    free = board.now.refresh().total
-    movable = [board.entries[job_id] for job_id in shrunk_ones if _could_move(turn, board.entries[job_id], free)]
+    if not board.now.refresh().total:
+        return
+    movable = [board.entries[job_id] for job_id in shrunk_ones if _could_move(turn, board.entries[job_id])]
     for entry in nsmallest(board.rules.moves_per_turn, movable, key=board.key):
         if entry.view.id not in turn.decisions and not _grow_elsewhere(turn, entry, wanted):
             _grow_by_moves(turn, entry, wanted)
@@ -77,14 +78,14 @@ def _stays(turn: Turn, entry: Entry) -> bool:
     return not leaves and not board.silent(entry)
 
 
-def _could_move(turn: Turn, entry: Entry, free: int) -> bool:
-    """It may be frozen, has settled, and what is free would be more than it has."""
+def _could_move(turn: Turn, entry: Entry) -> bool:
+    """It may be frozen, and has settled."""
     job, board = entry.view, turn.board
     if job.running_since_s is None or job.running_since_s + board.rules.settle_s > board.now_s:
         return False
     if job.id in turn.reasons or _recent_pauses(turn, job) >= board.rules.pauses_per_hour:
         return False
-    return free > 0 and _stays(turn, entry) and turn.freeze_refused(entry, Why.RESIZE) is None
+    return _stays(turn, entry) and turn.freeze_refused(entry, Why.RESIZE) is None
 
 
 def _recent_pauses(turn: Turn, job: JobView) -> int:
