@@ -35,7 +35,7 @@ def could_be_had(turn: Turn, entry: Entry) -> bool:
     """Whether its room might be found if all left for it that ever would: False is certain. Who has a wish or
     a room is tried anyhow."""
     board, job = turn.board, entry.view
-    if entry.gang is None:
+    if entry.gang is None or not turn.failed:  # nobody was refused yet: most likely there is room
         return True
     urgency = board.standing_of(entry)
     leave_from = urgency if has_claim(turn, entry) else urgency + 1
