@@ -116,6 +116,7 @@ def test_a_traced_process_is_found_with_the_name_of_its_tracer(tmp_path):
             assert tracer.stdout.readline() == b"0\n"
             (seen,) = found(rank)
             assert "traced by python" in seen.cause and f"(process {tracer.pid})" in seen.cause
+            assert seen.passes, "whoever looks in from outside will be gone soon"
         finally:
             tracer.kill()
             tracer.wait()

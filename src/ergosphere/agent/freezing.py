@@ -108,8 +108,9 @@ def examine(node: Node, folder: LifeFolder) -> None:
         _check_not_ending(node, folder, kept.rank)
         found = obstacles.obstacles(kept.pid, _pids(node, folder.key, kept.rank))
         if found:
-            folder.note(f"rank {kept.rank}: {found[0].cause}")
-            raise Refused(f"rank {kept.rank}: {found[0].cause}", remedy=found[0].remedy, lasting=True)
+            if not found[0].passes:
+                folder.note(f"rank {kept.rank}: {found[0].cause}")
+            raise Refused(f"rank {kept.rank}: {found[0].cause}", remedy=found[0].remedy, lasting=not found[0].passes)
 
 
 def _check_alive(rank: int, pids: frozenset[int]) -> None:

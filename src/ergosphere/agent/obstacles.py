@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,12 +37,15 @@ _ANON: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why process `pid` ("command") keeps its rank from being frozen: `cause` and `remedy` in plain words."""
+    """Why process `pid` ("command") keeps its rank from being frozen: `cause` and `remedy` in plain words.
+
+    `passes`: it comes from outside the job, and will soon be gone."""
 
     pid: int
     command: str
     cause: str
     remedy: str
+    passes: bool = False
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.command}) {self.cause}; {self.remedy}"
@@ -54,8 +58,10 @@ def obstacles(root_pid: int, pids: Iterable[int]) -> tuple[Obstacle, ...]:
     """
     root_namespaces = _namespaces(Path(f"/proc/{root_pid}"))
     found: list[Obstacle] = []
-    for pid in sorted(set(pids)):
+    own = frozenset(pids)
+    for pid in sorted(own):
         command = _command(pid)
+        found += _traced(pid, command, own)
         found += (Obstacle(pid, command, cause, remedy) for cause, remedy in _of_process(pid, root_namespaces))
     return tuple(found)
 
@@ -63,7 +69,6 @@ def obstacles(root_pid: int, pids: Iterable[int]) -> tuple[Obstacle, ...]:
 def _of_process(pid: int, root_namespaces: dict[str, str]) -> Iterator[tuple[str, str]]:
     folder = Path(f"/proc/{pid}")
     try:
-        yield from _traced(folder)
         yield from _strayed(folder, root_namespaces)
         yield from dict.fromkeys(_descriptors(folder))
         yield from dict.fromkeys(_mappings(folder))
@@ -81,11 +86,16 @@ def _command(pid: int) -> str:
 # --- tracing and namespaces ---------------------------------------------------------------------------------------
 
 
-def _traced(folder: Path) -> Iterator[tuple[str, str]]:
-    match = re.search(r"^TracerPid:\s*(\d+)", (folder / "status").read_text(errors="replace"), re.MULTILINE)
-    if match and match[1] != "0":
-        tracer = _command(int(match[1]))
-        yield f"is being traced by {tracer} (process {match[1]})", "end the debugger or profiler, then try again"
+def _traced(pid: int, command: str, own: frozenset[int]) -> Iterator[Obstacle]:
+    """By a debugger that the job runs itself, or by a profiler that looks in for a moment."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        told = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        match = re.search(r"^TracerPid:\s*(\d+)", told, re.MULTILINE)
+        if match and match[1] != "0":
+            tracer = int(match[1])
+            cause = f"is being traced by {_command(tracer)} (process {tracer})"
+            remedy = "end the debugger or profiler, then try again"
+            yield Obstacle(pid, command, cause, remedy, passes=tracer not in own)
 
 
 def _strayed(folder: Path, root_namespaces: dict[str, str]) -> Iterator[tuple[str, str]]:
