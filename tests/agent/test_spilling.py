@@ -12,6 +12,7 @@ from tests.agent.nodekit import MB, a_node, filled, frozen, life
 from tests.e2e.fleet import wait_for
 
 from ergosphere.agent import settling, spilling, thawing
+from ergosphere.agent.reserving import Room
 from ergosphere.agent.node import Node, Upload
 from ergosphere.agent.place import CellKey
 from ergosphere.agent.ports import Refused
@@ -160,3 +161,8 @@ def test_copies_that_an_agent_did_not_finish_are_removed_by_the_next(node: Node)
     spilling.sweep(node)
     assert not list(node.place.disk_pools.iterdir()) and not list(node.place.disk_images.iterdir())
     assert [pool.name for pool in spilling.pools(node.place.memory_pools)] == ["j1.0"]
+
+
+def test_without_a_limit_images_leave_memory_when_the_machine_runs_short_of_it() -> None:
+    assert not spilling.is_short(Room(total=100 * MB, available=21 * MB, shared_free=0))
+    assert spilling.is_short(Room(total=100 * MB, available=19 * MB, shared_free=90 * MB))

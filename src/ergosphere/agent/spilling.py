@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ergosphere.agent import lives, settling
+from ergosphere.agent import lives, reserving, settling
 from ergosphere.agent.node import Node
 from ergosphere.agent.place import CellKey
 from ergosphere.agent.ports import Refused
+from ergosphere.agent.reserving import Room
 from ergosphere.snapshots.pool import INCOMING
 
 SPILL_ABOVE: Final = 0.75  # of the memory that images may take: what is more goes to disk, so that a freeze finds room
+SHORT: Final = 2 * reserving.SPARE  # of the machine's memory: where less is left and no limit was set, images go to disk
 COPY_TRIES: Final = 2  # an upload may delete what it has sent while the rest is copied
 GONE: Final = ".gone"  # what pools that are being removed are called
 
@@ -47,7 +49,15 @@ def spill(node: Node) -> None:
 
 
 def _is_crowded(node: Node) -> bool:
-    return node.image_bytes_max is not None and settling.held_bytes(node) > SPILL_ABOVE * node.image_bytes_max
+    held = settling.held_bytes(node)
+    if node.image_bytes_max is not None:
+        return held > SPILL_ABOVE * node.image_bytes_max
+    return held > 0 and is_short(reserving.look(node.place.memory))
+
+
+def is_short(room: Room) -> bool:
+    """Whether running programs may soon want the memory that images take."""
+    return room.available < SHORT * room.total
 
 
 def _by_age(root: Path) -> list[Path]:
