@@ -12,10 +12,10 @@ from tests.agent.nodekit import MB, a_node, filled, frozen, life
 from tests.e2e.fleet import wait_for
 
 from ergosphere.agent import settling, spilling, thawing
-from ergosphere.agent.reserving import Room
 from ergosphere.agent.node import Node, Upload
 from ergosphere.agent.place import CellKey
 from ergosphere.agent.ports import Refused
+from ergosphere.agent.reserving import Room
 from ergosphere.snapshots import gather, remote
 from ergosphere.snapshots.gather import CellFiles
 from ergosphere.snapshots.thawing import restore_files

@@ -21,7 +21,7 @@ from ergosphere.agent.reserving import Room
 from ergosphere.snapshots.pool import INCOMING
 
 SPILL_ABOVE: Final = 0.75  # of the memory that images may take: what is more goes to disk, so that a freeze finds room
-SHORT: Final = 2 * reserving.SPARE  # of the machine's memory: where less is left and no limit was set, images go to disk
+SHORT: Final = 2 * reserving.SPARE  # of the machine: where less memory is left, and no limit was set, images go to disk
 COPY_TRIES: Final = 2  # an upload may delete what it has sent while the rest is copied
 GONE: Final = ".gone"  # what pools that are being removed are called
 
