@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,22 +13,26 @@ from tests.hand_clock import HandClock
 
 from ergosphere import system
 from ergosphere.agent import deciding
+from ergosphere.agent.answering import failed
+from ergosphere.agent.mailbox import CallFailed
+from ergosphere.agent.ports import Refused
 from ergosphere.control import watch
 from ergosphere.control.bell import Bell
 from ergosphere.control.leases import Leases
-from ergosphere.control.ledger import lives, shunning
+from ergosphere.control.ledger import lives, results, shunning
 from ergosphere.control.ledger.change import Change
 from ergosphere.control.ledger.database import open_database
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.tables import CellRow, EventRow, JobRow, NodeRow, OrderRow, SnapshotRow
+from ergosphere.control.verbs import Verbs
 from ergosphere.control.watch import Watch
 from ergosphere.core.model import Phase, Tier, Why
 from ergosphere.snapshots import records
-from ergosphere.snapshots.errors import StoreUnreachable
+from ergosphere.snapshots.errors import StoreFull, StoreUnreachable, Unreadable
 from ergosphere.snapshots.manifest import Manifest
 from ergosphere.snapshots.memory_store import MemoryStore
 from ergosphere.snapshots.records import Aborted
-from ergosphere.wire.agents import Answer
+from ergosphere.wire.agents import Answer, EndOrder, LifePlan, ThawOrder
 from ergosphere.wire.jobs import JobSpec
 
 SPEC = JobSpec(name="j", command=("x",), workdir="/", max_restarts=0)
@@ -130,18 +135,79 @@ def snapshot_row(name: str, number: int) -> SnapshotRow:
     return row
 
 
-def test_an_agent_says_when_only_the_store_was_away() -> None:
-    from ergosphere.agent.answering import failed
-    from ergosphere.agent.mailbox import CallFailed
-    from ergosphere.agent.ports import Refused
-    from ergosphere.wire.agents import EndOrder, LifePlan
+LIFE = LifePlan(job="j", incarnation=1, spec=SPEC, cells=(), threads=1)
 
-    order = EndOrder(order_id="o", life=LifePlan(job="j", incarnation=1, spec=SPEC, cells=(), threads=1))
-    by_mail = Refused("n: the store is away")
-    by_mail.__cause__ = CallFailed("the store is away", {"kind": "StoreUnreachable"})
+
+def by_mail(kind: str) -> Refused:
+    """A failure of another node's agent, or of reaching it ("")."""
+    refused = Refused("n: something went wrong")
+    refused.__cause__ = CallFailed("something went wrong", {"kind": kind} if kind else None)
+    return refused
+
+
+def test_an_agent_says_when_only_the_store_was_away() -> None:
+    order = ThawOrder(order_id="o", life=LIFE, snapshots=("s",))
     assert failed(order, StoreUnreachable("the store is away")).transient
-    assert failed(order, by_mail).transient
+    assert failed(order, by_mail("StoreUnreachable")).transient
     assert not failed(order, Refused("a raw socket is open")).transient
+    assert not failed(order, by_mail("")).transient
+
+
+FAILURES = {
+    "away": StoreUnreachable("the store is away"),
+    "full": StoreFull("the store"),
+    "disk": OSError(errno.ENOSPC, "no space"),
+    "ours": RuntimeError("a mistake of ours"),
+    "full by mail": by_mail("StoreFull"),
+    "no answer": by_mail(""),
+}
+
+
+@pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
+def test_results_are_given_up_only_where_no_later_try_could_keep_them(error: Exception) -> None:
+    order = EndOrder(order_id="o", life=LIFE)
+    assert failed(order, error).transient
+    assert not failed(order, Unreadable("results/x cannot be read")).transient
+    assert not failed(order, by_mail("Unreadable")).transient
+
+
+def test_a_job_whose_results_wait_holds_no_devices_and_its_owner_may_give_them_up(ledger: Ledger) -> None:
+    add_job(ledger, Phase.ENDING)
+    with ledger.change() as change:
+        job = change.job("j")
+        job.outcome, job.exit_code, job.reason = Phase.SUCCEEDED, 0, "all ranks exited with 0"
+        for error in ("no room (request 17)", "no room (request 18)"):
+            results.not_home_yet(change, job, answer(ok=False, error=error, transient=True))
+        assert job.reason.endswith("no room (request 18)")
+    (seen,) = ledger.picture().jobs
+    assert (seen.phase, seen.seats) == (Phase.ENDING, ())
+    with ledger.read() as look:
+        assert events(look).count("not home yet") == 1
+    Verbs(ledger).cancel("j", 0.0)
+    job = job_of(ledger)
+    assert job.phase is Phase.SUCCEEDED and job.reason.startswith("all ranks exited with 0; its results could not")
+
+
+@pytest.mark.parametrize(("outcome", "phase"), [(Phase.SUCCEEDED, Phase.FROZEN), (Phase.FAILED, Phase.FAILED)])
+def test_a_node_that_goes_while_results_wait_has_a_success_done_again(
+    ledger: Ledger, store: MemoryStore, clock: HandClock, outcome: Phase, phase: Phase
+) -> None:
+    """Of two nodes the one that goes is not the coordinator's."""
+    add_job(ledger, Phase.ENDING)
+    for node in ("n", "m"):
+        ledger.leases.renew(node)
+    with ledger.change() as change:
+        job = change.job("j")
+        change.session.add(NodeRow(id="m", devices=1))
+        change.session.add(snapshot_row("s", 1))
+        job.ranks, job.cells, job.seats, job.addresses = 2, [[0], [1]], [["n", 0], ["m", 0]], ["10.99.0.2", "10.99.0.3"]
+        job.outcome, job.reason = outcome, "it ended"
+        results.not_home_yet(change, job, answer(ok=False, error="m did not answer", transient=True))
+    while not ledger.leases.lost("m"):
+        clock.at_s += 1.0
+        ledger.leases.renew("n")
+    Watch(ledger, ledger.leases, store).notice()
+    assert job_of(ledger).phase is phase
 
 
 def test_the_number_of_a_damaged_snapshot_is_not_given_again(ledger: Ledger) -> None:

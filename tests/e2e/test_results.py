@@ -20,6 +20,7 @@ def waits_for_the_store(job: Job, because: str) -> None:
         (work / "stop").touch()
     found = wait_for(lambda: (now := job.detail)["phase"] == "ending" and because in now["reason"] and now, because)
     assert "its results are not home yet" in found["reason"] and found["remedy"], found
+    assert job.detail["devices"] == 0, "others may have its devices"
     groups = [group for node in job.nodes for above in job.fleet.group(node) for group in above.glob(f"{job.id}.*")]
     assert not groups, "no process is left of it, and nothing that kept them"
 
@@ -67,3 +68,18 @@ def test_results_that_wait_outlive_the_death_of(fleet: Fleet, folder: Path, who:
     if who == "server":
         fleet.start()
     came_home(job)
+
+
+def test_results_that_will_never_come_home_can_be_given_up(fleet: Fleet, folder: Path) -> None:
+    job = ends_with_a_file(fleet, folder)
+    store, aside = fleet.home / "store", fleet.home / "store.aside"
+    store.rename(aside)
+    try:
+        waits_for_the_store(job, "is not a store")
+        job.verb("cancel", grace_s=0)
+        ended = job.ended("succeeded")
+    finally:
+        aside.rename(store)
+    assert "its owner gave them up" in ended["reason"]
+    asked = fleet.api("GET", f"/v1/jobs/{job.id}/results")
+    assert asked.status_code == 409 and "gave them up" in asked.json()["error"]

@@ -11,7 +11,7 @@ from ergosphere.wire.agents import Answer, Cost, EndOrder, Order
 
 AWAY: Final = "StoreUnreachable"
 PASSING: Final = frozenset({AWAY, "NotFound", "NotUnderstood"})  # neither the job's fault nor its snapshot's
-NOT_HOME_YET: Final = PASSING | {"StoreFull", ""}  # of results; "": another cell's agent did not answer
+NEVER_HOME: Final = frozenset({"Unreadable", "Changing", "TooBig", "TreeError"})  # results that no later try could keep
 TOO_NEW: Final = "TooNew"  # one that lasts until this machine is updated
 
 
@@ -47,7 +47,7 @@ def failed(order: Order, error: Exception) -> Answer:
         error=getattr(error, "cause", "") or str(error) or type(error).__name__,
         remedy=getattr(error, "remedy", ""),
         lasting=getattr(error, "lasting", False) or kind == TOO_NEW,
-        transient=kind in (NOT_HOME_YET if isinstance(order, EndOrder) else PASSING),
+        transient=kind not in NEVER_HOME if isinstance(order, EndOrder) else kind in PASSING,
         damaged=getattr(error, "damaged", ()),
         gone=getattr(error, "gone", False),
         exit_code=getattr(error, "exit_code", None),

@@ -109,11 +109,17 @@ class Conductor:
             began_s = self.clock.monotonic()
             try:
                 manifest = self._manifest(snapshot)
-                self._bring_back(cells, order, manifest)
+                self._bring_back(cells, order, manifest, goes_back=order.goes_back or bool(damaged))
             except (DamagedSnapshot, Damaged) as bad:
                 damaged.append(snapshot)
                 notes.append(f"snapshot {snapshot} cannot be used: {bad}")
                 continue
+            except (Undecided, cut.LeftWaiting):
+                raise
+            except Exception as error:
+                if not damaged:
+                    raise
+                return failed(order, error).model_copy(update={"damaged": tuple(damaged)})
             return done(
                 order,
                 snapshot=snapshot,
@@ -139,8 +145,8 @@ class Conductor:
             undo.pop_all()
         return done(order, snapshot=snapshot, log_lengths=records.load(self.store, snapshot).log_lengths())
 
-    def _bring_back(self, cells: Sequence[CellPort], order: ThawOrder, manifest: Manifest) -> None:
-        body = {**_as_body(manifest), "goes_back": order.goes_back}
+    def _bring_back(self, cells: Sequence[CellPort], order: ThawOrder, manifest: Manifest, *, goes_back: bool) -> None:
+        body = {**_as_body(manifest), "goes_back": goes_back}
         each(cells, lambda cell: cell.discard())
         with ExitStack() as undo:
             undo.callback(quietly, cells, lambda cell: cell.discard())

@@ -216,10 +216,18 @@ class Client:
         else:
             into.truncate(into.seek(0))
             while piece := response.read(_PIECE):
-                into.write(piece)
+                _write(into, piece)
         if response.will_close:
             self.close()
         return response.status, data
+
+
+def _write(into: IO[bytes], piece: bytes) -> None:
+    try:
+        into.write(piece)
+    except OSError as fault:
+        cause = f"{into.name} cannot be written: {fault.strerror}"
+        raise CliError(cause, "free some space, then try again", ExitCode.FAILED) from None
 
 
 def _connect(door: Door) -> http.client.HTTPConnection:

@@ -8,12 +8,12 @@ from typing import Final
 
 from sqlalchemy import select
 
-from ergosphere.control.ledger import accounts, lives
+from ergosphere.control.ledger import accounts, lives, results
 from ergosphere.control.ledger.change import OWNER, SERVER, Change
 from ergosphere.control.ledger.tables import JobRow, SnapshotRow
 from ergosphere.control.service import Service
 from ergosphere.control.verbs import Conflict
-from ergosphere.core.model import HOLDS_SEATS, Phase
+from ergosphere.core.model import Phase
 from ergosphere.wire.api import ShutdownRequest, ShutdownResult
 
 UPLOADED_S_MAX: Final = 60.0  # how long to wait for snapshots to reach the shared store
@@ -58,7 +58,7 @@ def let_go(service: Service, text: str) -> None:
 def _hold_all(service: Service, *, kill: bool) -> tuple[tuple[str, ...], dict[str, int]]:
     """Names of the jobs that hold devices, and how often the freezing of each had failed before."""
     with service.ledger.change() as change:
-        busy = [job for job in change.live_jobs() if job.phase in HOLDS_SEATS]
+        busy = [job for job in change.live_jobs() if results.holds_seats(job)]
         for job in change.live_jobs():
             job.held = True
             accounts.entitlement(change, job)
@@ -93,7 +93,7 @@ def _called_off(service: Service, busy: Container[str]) -> str:
 def _look(service: Service, failures: dict[str, int]) -> list[_Stuck] | None:
     """[] when nothing runs any more; those that cannot be frozen; None while it is still going on."""
     with service.ledger.read() as look:
-        busy = [job for job in look.live_jobs() if job.phase in HOLDS_SEATS]
+        busy = [job for job in look.live_jobs() if results.holds_seats(job)]
         stuck = [_Stuck(job.name, _because(job)) for job in busy if _is_stuck(job, failures)]
         return stuck if stuck or not busy else None
 
@@ -110,7 +110,7 @@ def _because(job: JobRow) -> str:
 
 def _still_busy(service: Service, wait_s: float) -> str:
     with service.ledger.read() as look:
-        busy = [f"{job.name} is {job.phase}" for job in look.live_jobs() if job.phase in HOLDS_SEATS]
+        busy = [f"{job.name} is {job.phase}" for job in look.live_jobs() if results.holds_seats(job)]
     return f"after {wait_s:.0f} s not every job was frozen, so the service stays up: {', '.join(busy)}"
 
 

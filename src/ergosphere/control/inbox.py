@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from ergosphere.control.bell import Bell
 from ergosphere.control.leases import Leases
-from ergosphere.control.ledger import costs, fitness, kept, lives, resizing
+from ergosphere.control.ledger import costs, fitness, kept, lives, resizing, results
 from ergosphere.control.ledger.change import SERVER, Change, agent
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.tables import CellRow, JobRow, LogRow, NodeRow, OrderRow, OrderState, SnapshotRow
@@ -146,7 +146,7 @@ class Inbox:
                 change.note(job, agent(order.node), "clear-failed", f"not all of it is cleared yet: {answer.error}")
             case "end", Phase.ENDING, False if answer.transient:
                 order.state = OrderState.ISSUED  # said again soon: results are not given up while the store is away
-                lives.not_home_yet(change, job, answer)
+                results.not_home_yet(change, job, answer)
             case "end", Phase.ENDING, _:
                 lives.collected(change, job, answer.results, "" if answer.ok else answer.error)
             case _:

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from ergosphere.control.accents import Accents
 from ergosphere.control.leases import Leases
-from ergosphere.control.ledger import sizes
+from ergosphere.control.ledger import results, sizes
 from ergosphere.control.ledger.change import Change
 from ergosphere.control.ledger.tables import CellRow, EnvironmentRow, EventRow, JobRow, LogRow, NodeRow, SnapshotRow
 from ergosphere.control.ledger.views import GIB
@@ -53,7 +53,7 @@ def job_info(look: Change, job: JobRow) -> JobInfo:
         reason=job.reason or REASON_OF.get(job.phase, ""),
         remedy=job.remedy,
         paused=job.paused,
-        devices=sizes.devices_of(job) if job.phase in HOLDS_SEATS else 0,
+        devices=sizes.devices_of(job) if results.holds_seats(job) else 0,
         min_devices=job.min_devices,
         devices_asked=job.devices_asked,
         resizes=job.resizes,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import select
 
 from ergosphere.control.find import NotFound, find_job, find_snapshot
-from ergosphere.control.ledger import accounts, branches, kept, sizes
+from ergosphere.control.ledger import accounts, branches, kept, lives, results, sizes
 from ergosphere.control.ledger.change import OWNER, Change
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.tables import JobRow, NodeRow, SnapshotRow
@@ -69,6 +69,7 @@ class Verbs:
                 return _before(change, job)
             _try_again(job)
             job.destination, job.move_asked = destination, True
+            job.shunned = {node: until_s for node, until_s in job.shunned.items() if node not in destination}
             change.note(job, OWNER, "migrate", f"its owner asked for a move to {' or '.join(destination)}")
             return _before(change, job)
 
@@ -87,7 +88,10 @@ class Verbs:
     def cancel(self, ref: str, grace_s: float) -> Before:
         with self.ledger.change() as change:
             job = find_job(change, ref)
-            if job.phase not in ENDED and not job.cancel:
+            if results.wait(job):
+                change.note(job, OWNER, "cancel", "its owner gave its results up")
+                lives.collected(change, job, None, "its owner gave them up")
+            elif job.phase not in ENDED and not job.cancel:
                 job.cancel, job.grace_s = True, grace_s
                 change.note(job, OWNER, "cancel", "its owner cancelled it")
             return _before(change, job)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from ergosphere.control.inbox import HEARD_EVERY_S, MISSING
 from ergosphere.control.leases import Leases
-from ergosphere.control.ledger import dependencies, kept, lives, shunning
+from ergosphere.control.ledger import dependencies, kept, lives, results, shunning
 from ergosphere.control.ledger.change import OWNER, POLICY, SERVER, Change, chunks, coordinator
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.news import News
@@ -149,7 +149,7 @@ class Watch:
                 lives.lose(change, job, f"{', '.join(gone)} went away while it was {job.phase}")
             case Phase.CLEARING:
                 _clear(round_, job)
-            case Phase.ENDING if coordinator(job) in gone or (gone and lives.is_not_home(job)):
+            case Phase.ENDING if coordinator(job) in gone or (gone and results.wait(job)):
                 _end_without_node(change, job, gone)
             case _:
                 return
@@ -391,6 +391,9 @@ def _end_without_node(change: Change, job: JobRow, gone: list[str]) -> None:
     """Nobody can bring results home: a success is done again from its snapshot, any other end stands."""
     words = f"{', '.join(gone)} went away while it was ending"
     if job.outcome is Phase.SUCCEEDED:
+        waited = results.wait(job)
         lives.lose(change, job, f"{words}, and its results with it", counted=False)
+        if waited:  # nothing of it runs, and its devices may be others' by now
+            lives.cleared(change, job)
     else:
         lives.collected(change, job, None, words)

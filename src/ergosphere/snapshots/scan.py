@@ -5,6 +5,7 @@ Files whose stat is as it was when last hashed are not read again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from typing import Final
 
 from ergosphere.snapshots.copying import copy_file, is_sparse
 from ergosphere.snapshots.digests import digest_bytes, digest_file, digest_image
-from ergosphere.snapshots.errors import Changing, TooBig, TreeError, Unreadable
+from ergosphere.snapshots.errors import Changing, StoreFull, TooBig, TreeError, Unreadable
 from ergosphere.snapshots.tree import ROOT, Difference, Entry, Kind, Tree
 
 MEGABYTE: Final = 1_000_000
@@ -306,6 +307,10 @@ def _hand_over(path: Path, entry: Entry, put: Callable[[str, bytes | Path], None
     except FileNotFoundError as error:
         raise Changing(f"{path} vanished after it was listed", "try again when nothing writes there") from error
     except PermissionError as error:
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(tempfile.gettempdir()) from error
         raise _unreadable(path, error) from error
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from ergosphere.control.api.guard import refused
 from ergosphere.control.find import NotFound, find_job
-from ergosphere.control.ledger.lives import NEVER_HOME
+from ergosphere.control.ledger.results import why_never
 from ergosphere.control.service import Service
 from ergosphere.control.verbs import Conflict
 from ergosphere.core.model import ENDED
@@ -120,7 +120,7 @@ def _results(service: Service, ref: str) -> ResultList:
         tree = job.spec["tree"]
         submitted = tree["digest"] if tree else None
         job_id, phase, cells, kept = job.id, job.phase, list(job.cells), job.results
-        why_not = job.reason.partition(NEVER_HOME)[2] if kept is None else ""
+        why_not = why_never(job)
     if phase not in ENDED:
         raise Conflict(f"{ref} is {phase}: results come home when it has ended")
     if why_not:

@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from ergosphere.control.ledger import accounts, costs, fitness, kept, orders, rungs, shunning, sizes
+from ergosphere.control.ledger import accounts, costs, fitness, kept, orders, results, rungs, shunning, sizes
 from ergosphere.control.ledger.change import POLICY, SERVER, Change, agent, cells_on, coordinator
 from ergosphere.control.ledger.tables import JobRow, SnapshotRow
 from ergosphere.control.ledger.wording import WHY_WORDS, places_of, thawed_words, words_of
@@ -20,8 +20,6 @@ from ergosphere.core.model import Freeze, Outcome, Phase, Placement, Rung, Start
 from ergosphere.core.policy.seats import cells_of
 from ergosphere.wire.agents import Answer
 
-NOT_HOME: Final = "; its results are not home yet: "  # between an outcome and why
-NEVER_HOME: Final = "; its results could not be brought home: "  # likewise
 BACK_OFF_FIRST_S: Final = 1.0  # after a start, thaw or freeze that failed; doubles with each in a row
 BACK_OFF_MAX_S: Final = 60.0
 BACK_OFF_DOUBLINGS: Final = 6  # from the first to the longest
@@ -132,6 +130,7 @@ def froze(change: Change, job: JobRow, answer: Answer) -> None:
     kind = costs.SAVING if rungs.saves_itself(job) else "freeze"
     costs.note(change, job, costs.whole(answer, kind, coordinator(job)))
     costs.foresee(change, job)
+    job.ran_on = False
     if job.freeze_why in (Why.PAUSE, Why.PREEMPT):
         job.pauses += 1
     words = WHY_WORDS[job.freeze_why or Why.PAUSE]
@@ -264,34 +263,17 @@ def end(change: Change, job: JobRow, verdict: Verdict, actor: str = SERVER) -> N
     orders.issue_end(change, job, 0.0, collect=True)
 
 
-def not_home_yet(change: Change, job: JobRow, answer: Answer) -> None:
-    """Nothing runs any more; its results stay with their nodes until they can be brought home."""
-    reason = f"{_outcome_text(job)}{NOT_HOME}{answer.error}"
-    if job.reason != reason:
-        change.note(job, agent(coordinator(job)), "results-wait", f"its results are not home yet: {words_of(answer)}")
-    job.reason, job.remedy = reason, answer.remedy or "nothing is lost: it is tried again every few seconds"
-
-
-def is_not_home(job: JobRow) -> bool:
-    """Whether it has ended and somebody tried in vain to bring its results home."""
-    return NOT_HOME in job.reason
-
-
-def _outcome_text(job: JobRow) -> str:
-    return job.reason.partition(NOT_HOME)[0]
-
-
-def collected(change: Change, job: JobRow, results: str | None, trouble: str = "") -> None:
-    """Everything is stopped and home (or cannot be brought home, which is said)."""
+def collected(change: Change, job: JobRow, key: str | None, trouble: str = "") -> None:
+    """Everything is stopped and home, where the store keeps it (or cannot be brought home, which is said)."""
     assert job.outcome is not None, "an ending job has an outcome"
-    job.results = results
+    job.results = key
     events = {
         Phase.SUCCEEDED: Event.ENDED_SUCCEEDED,
         Phase.FAILED: Event.ENDED_FAILED,
         Phase.CANCELLED: Event.ENDED_CANCELLED,
     }
-    text = _outcome_text(job)
-    text = f"{text}{NEVER_HOME}{trouble}" if trouble else text
+    text = results.outcome_text(job)
+    text = results.never(text, trouble) if trouble else text
     change.drop_orders(job)
     change.step(job, events[job.outcome], agent(coordinator(job)), text)
     _ended(change, job)
@@ -331,7 +313,7 @@ def _run(change: Change, job: JobRow) -> None:
     job.stopped_since_s = None
     job.running_since_s = change.now_s
     accounts.computes(change, job, change.now_s)
-    job.failures, job.not_before_s, job.try_failed, job.shunned = 0, 0.0, "", {}
+    job.failures, job.not_before_s, job.try_failed, job.shunned, job.ran_on = 0, 0.0, "", {}, True
     sizes.note_size(change, job)
     job.freeze_why = None
     if not job.destination or set(homes(job)) <= set(job.destination):  # else: asked for while it was coming up

@@ -48,7 +48,7 @@ def issue_start(change: Change, job: JobRow) -> None:
 
 def issue_thaw(change: Change, job: JobRow) -> None:
     choices = tuple(snapshot.id for snapshot in change.snapshots(job)[:THAW_CHOICES_MAX])
-    goes_back = job.recovering or job.rolling_back
+    goes_back = job.ran_on or job.rolling_back
     life = life_plan(change, job)
     order = ThawOrder(order_id=change.new_id(), life=life, snapshots=choices, goes_back=goes_back)
     _issue(change, job, order, None)

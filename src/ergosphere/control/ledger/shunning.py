@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sqlalchemy import select
 
@@ -43,4 +44,12 @@ def _in_reach(change: Change, job: JobRow) -> list[str]:
     devices = max(len(ranks) for ranks in job.cells)
     newest = next(iter(change.snapshots(job)), None)
     rows = change.session.scalars(select(NodeRow).where(NodeRow.devices >= devices, NodeRow.lost.is_(False)))
-    return [row.id for row in rows if not row.draining and not (newest and fitness.cause(change, newest, row))]
+    there = [row for row in rows if not row.draining and _suits(row, job.spec)]
+    return [row.id for row in there if not (newest and fitness.cause(change, newest, row))]
+
+
+def _suits(node: NodeRow, spec: Mapping[str, Any]) -> bool:
+    """As the policy judges it (`core.policy.packing.groups_for`)."""
+    regions, types, wanted = spec.get("regions", ()), spec.get("types", {}), spec.get("device_gib", 0) * 2**30
+    enough = not wanted or not node.device_bytes or node.device_bytes >= wanted
+    return enough and (not regions or node.region in regions) and (not types or node.type in types)

@@ -90,6 +90,7 @@ class JobRow(Base):
     freeze_failed: Mapped[str] = mapped_column(default="")  # why the last one failed
     freeze_failed_remedy: Mapped[str] = mapped_column(default="")
     try_failed: Mapped[str] = mapped_column(default="")  # why its last start or thaw failed; "" once one succeeded
+    ran_on: Mapped[bool] = mapped_column(default=False)  # a life has run since its newest snapshot
     shunned: Mapped[Json] = mapped_column(default=dict)  # {node where it did not come up: until when it is left alone}
     freeze_failures: Mapped[int] = mapped_column(default=0)
     freezable: Mapped[bool] = mapped_column(default=True)

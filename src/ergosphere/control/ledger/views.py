@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from ergosphere.control.ledger import accounts, shunning, sizes
+from ergosphere.control.ledger import accounts, results, shunning, sizes
 from ergosphere.control.ledger.change import Change, chunks
 from ergosphere.control.ledger.fitness import Fitness
 from ergosphere.control.ledger.tables import CellRow, JobRow, NodeRow, ProjectRow
@@ -108,7 +108,7 @@ def job_view(job: JobRow, lost: frozenset[str] = frozenset(), unfit: tuple[tuple
         phase=job.phase,
         submitted_s=job.submitted_s,
         cells=tuple(Cell(index, tuple(ranks)) for index, ranks in enumerate(job.cells)),
-        seats=seats(job.seats) if job.phase in HOLDS_SEATS else (),
+        seats=seats(job.seats) if results.holds_seats(job) else (),
         destination=tuple(NodeId(node) for node in job.destination),
         paused=job.paused or job.held,
         by_shutdown=job.held and not job.paused,

@@ -1,4 +1,4 @@
-"""Nodes on which a job did not come up, until when it is tried elsewhere."""
+"""Nodes on which a job did not come up, until when it is tried elsewhere; whether it has run since its snapshot."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,8 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("jobs", sa.Column("ran_on", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.add_column("jobs", sa.Column("shunned", sa.JSON(), nullable=False, server_default="{}"))
 
 
 def downgrade() -> None:
     op.drop_column("jobs", "shunned")
+    op.drop_column("jobs", "ran_on")
