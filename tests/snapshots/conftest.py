@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -30,6 +31,20 @@ class Bucket:
     def store(self, *, renew_after_s: float = 900.0) -> ObjectStore:
         return ObjectStore(f"s3://{self.name}/home", self.config, SystemClock(), renew_after_s=renew_after_s)
 
+    def tag(self, key: str) -> str:
+        """Its e-tag, which ends with the number of its parts where it was put in parts."""
+        return str(_client(self.config).head_object(Bucket=self.name, Key=key)["ETag"])
+
+
+def _client(config: dict[str, str]) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=config["AWS_ENDPOINT_URL"],
+        aws_access_key_id=config["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=config["AWS_SECRET_ACCESS_KEY"],
+        region_name=config["AWS_REGION"],
+    )
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[dict[str, str]]:
@@ -47,13 +62,6 @@ def s3_server() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def bucket(s3_server: dict[str, str]) -> Bucket:
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_server["AWS_ENDPOINT_URL"],
-        aws_access_key_id=s3_server["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=s3_server["AWS_SECRET_ACCESS_KEY"],
-        region_name=s3_server["AWS_REGION"],
-    )
     name = f"bucket-{short_id()}"
-    client.create_bucket(Bucket=name)
+    _client(s3_server).create_bucket(Bucket=name)
     return Bucket(name, s3_server)

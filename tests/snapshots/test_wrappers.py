@@ -6,6 +6,8 @@ import random
 import shutil
 import socket
 import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +25,7 @@ from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, S
 from ergosphere.snapshots.framing import FRAME_SIZE, TAG_SIZE
 from ergosphere.snapshots.keys import load_keys
 from ergosphere.snapshots.memory_store import MemoryStore
-from ergosphere.snapshots.object_store import ObjectStore
+from ergosphere.snapshots.object_store import PARTS_FROM, STEP, ObjectStore, part_size
 from ergosphere.snapshots.opening import StoreOptions, is_object_store, open_metered, open_store
 from ergosphere.snapshots.putting import Stream, Watch, put_streams
 from ergosphere.snapshots.resolve import resolve
@@ -219,6 +221,49 @@ def test_of_many_who_put_if_absent_into_a_bucket_one_wins(bucket: Bucket) -> Non
     stores = [bucket.store() for _ in range(5)]
     assert sum(store.put("freezes/f1", bytes([n]), if_absent=True) for n, store in enumerate(stores)) == 1
     assert stores[3].get("freezes/f1") == b"\0"
+
+
+def test_a_large_object_is_renewed_in_parts_and_stays_what_it_was(bucket: Bucket) -> None:
+    content = random.Random(1).randbytes(PARTS_FROM + 5)
+    bucket.store().put("blobs/a", content)
+    (before,) = bucket.store().list("blobs/")
+    time.sleep(1.1)  # buckets tell the time in whole seconds
+    assert bucket.store().has("blobs/a")
+    assert list(bucket.store().list("blobs/")) == [before], "it is young"
+    assert bucket.store(renew_after_s=0.0).has("blobs/a")
+    (after,) = bucket.store().list("blobs/")
+    assert after.written_s > before.written_s and bucket.store().get("blobs/a") == content
+    assert bucket.tag("home/blobs/a").endswith(f'-{-(-len(content) // STEP)}"'), "put in parts, never as a whole"
+
+
+def test_parts_are_never_more_than_a_bucket_takes() -> None:
+    for size in (0, STEP, 78 << 30, 79 << 30, 5 << 40):
+        assert part_size(size) >= STEP and -(-size // part_size(size)) <= 10_000
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers as S3 does to what is larger than it takes."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        said = b"<Error><Code>EntityTooLarge</Code><Message>exceeds the maximum allowed size</Message></Error>"
+        self.send_response(400)
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_an_object_that_is_too_large_is_not_taken_for_a_full_store(bucket: Bucket) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = {**bucket.config, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+        with pytest.raises(StoreError, match=r"blobs/a is larger than s3://bucket/x takes") as no:
+            ObjectStore("s3://bucket/x", config, SystemClock()).put("blobs/a", b"x")
+        server.shutdown()
+    assert type(no.value) is StoreError, "neither full nor worth another attempt"
 
 
 def test_a_key_comes_from_a_file_for_its_owner_alone_or_the_environment(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A store in a bucket: S3 and what speaks like it, Google Cloud Storage, Azure. The only module that knows `obstore`.
 
 No retries here (`wrappers.Retrying`), one request a call. Put-if-absent is the service's own conditional put. A bucket
-cannot renew an object's age, so `has` writes an old one again, on condition that nobody has changed it meanwhile.
+cannot renew an object's age, so `has` writes an old one again, on condition that nobody has changed it meanwhile: a
+large one piece by piece, as S3 copies nothing onto itself and nothing beyond 5 GB.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import obstore
 from obstore import exceptions
@@ -21,6 +22,9 @@ from ergosphere.snapshots.errors import NotFound, StoreError, StoreFull, StoreUn
 from ergosphere.snapshots.store import Source, Stored, check_key, check_prefix
 from ergosphere.system import Clock
 
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+
 SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 CONNECT_S_MAX: Final = 10.0
 REQUEST_S_MAX: Final = 120.0  # 16 MiB at 140 kB/s
@@ -28,7 +32,9 @@ RENEW_AFTER_S: Final = 900.0  # a quarter of the shortest grace
 STEP: Final = 8 << 20  # bytes of one read when a file is fetched, and of one part
 PARTS_FROM: Final = 64 << 20  # bytes; beyond any pack
 PARTS_AT_ONCE: Final = 4
-FULL: Final = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge", " 507")
+PARTS_MAX: Final = 9_000  # of one object; S3 takes 10,000
+FULL: Final = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", " 507")
+TOO_LARGE: Final = "EntityTooLarge"
 DENIED: Final = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 
 
@@ -74,7 +80,14 @@ class ObjectStore:
         if if_absent and self.has(key):
             return False
         with self._guard(key):
-            obstore.put(self._bucket, key, source, use_multipart=True, chunk_size=STEP, max_concurrency=PARTS_AT_ONCE)
+            obstore.put(
+                self._bucket,
+                key,
+                source,
+                use_multipart=True,
+                chunk_size=part_size(source.stat().st_size),
+                max_concurrency=PARTS_AT_ONCE,
+            )
         return True
 
     def get(self, key: str) -> bytes:
@@ -113,8 +126,7 @@ class ObjectStore:
         except NotFound:
             return False
         if self._clock.now() - status["last_modified"].timestamp() > self._renew_after_s:
-            known = {"e_tag": status["e_tag"], "version": status["version"]}
-            self._renew(key, {name: value for name, value in known.items() if value is not None})
+            self._renew(key, status)
         return True
 
     def list(self, prefix: str = "") -> Iterator[Stored]:
@@ -144,11 +156,27 @@ class ObjectStore:
         with self._guard(key):
             return int(obstore.head(self._bucket, key)["size"])
 
-    def _renew(self, key: str, version: dict[str, str]) -> None:
+    def _renew(self, key: str, status: ObjectMeta) -> None:
         """Who else writes it meanwhile has renewed it."""
         with suppress(_TakenError, NotFound), self._guard(key):
+            if status["size"] > PARTS_FROM:
+                self._renew_in_parts(key, status)
+                return
+            known = {"e_tag": status["e_tag"], "version": status["version"]}
+            version: Any = {name: value for name, value in known.items() if value is not None}
             content = obstore.get(self._bucket, key).bytes()
-            obstore.put(self._bucket, key, bytes(content), mode=cast(Any, version), use_multipart=False)
+            obstore.put(self._bucket, key, bytes(content), mode=version, use_multipart=False)
+
+    def _renew_in_parts(self, key: str, status: ObjectMeta) -> None:
+        """Nothing is seen of it before its end: where reading fails, the writer is dropped and the old one stays."""
+        size = status["size"]
+        writer = obstore.open_writer(self._bucket, key, buffer_size=part_size(size), max_concurrency=PARTS_AT_ONCE)
+        for start in range(0, size, STEP):
+            asked: GetOptions = {"range": (start, min(start + STEP, size))}
+            if status["e_tag"] is not None:
+                asked["if_match"] = status["e_tag"]
+            writer.write(obstore.get(self._bucket, key, options=asked).bytes())
+        writer.close()
 
     @contextmanager
     def _guard(self, key: str) -> Iterator[None]:
@@ -168,6 +196,8 @@ class ObjectStore:
                 f"{self.url} refused these credentials", "check them and what they allow: get, put, list, delete"
             ) from error
         except exceptions.BaseError as error:
+            if TOO_LARGE in str(error):
+                raise StoreError(f"{key} is larger than {self.url} takes", "store less in one file") from error
             if any(word in str(error) for word in FULL):
                 raise StoreFull(self.url) from error
             raise StoreUnreachable(
@@ -175,6 +205,11 @@ class ObjectStore:
             ) from error
         except OSError as error:
             raise StoreFull(str(error.filename)) from error
+
+
+def part_size(size: int) -> int:
+    """Bytes of each part of an object of `size` bytes: small, while there are not too many of them."""
+    return max(STEP, -(-size // PARTS_MAX))
 
 
 class _TakenError(Exception):
