@@ -11,7 +11,7 @@ from tests.snapshots.test_vault_faults import NOW, memory_of
 from tests.snapshots.vaultkit import OTHER_RING, RING, Cell, fresh, pages, put
 
 from ergosphere.snapshots import collect, fsck
-from ergosphere.snapshots.documents import canonical
+from ergosphere.snapshots.documents import canonical, seal
 from ergosphere.snapshots.errors import Damaged, MissingKey, Refused, TooNew, WrongKey
 from ergosphere.snapshots.memory_store import MemoryStore
 from ergosphere.snapshots.store import FolderStore, Store
@@ -84,6 +84,18 @@ def test_a_flipped_bit_in_one_of_the_two_places_harms_nobody_and_is_mended(
         assert fresh(store, ring=ring).recipe("f1.0").freeze == "f1"  # type: ignore[arg-type]
     assert len(fsck.check(store, [fresh(store, ring=ring)], repair=True).damaged) == 1  # type: ignore[arg-type]
     assert store.get(damaged) == whole
+
+
+@pytest.mark.parametrize("version", [1, 9])
+@pytest.mark.parametrize("place", [HEAD, COPY])
+def test_a_head_of_another_version_is_told_and_never_written_over(store: FolderStore, place: str, version: int) -> None:
+    vault = fresh(store)
+    put(vault, "f1", {"a": b"x" * 9000})
+    other = seal("vault", version, {"salt": "of another version"})
+    store.put(place, other)
+    report = fsck.check(store, [vault], repair=True)
+    assert f"version {version}" in report.damaged[0] and not any(place in said for said in report.mended)
+    assert store.get(place) == other
 
 
 @RINGS

@@ -163,12 +163,14 @@ def _check_closed(closed: Mapping[str, SnapshotError], manifests: Mapping[str, M
 
 
 def _check_head(vault: Vault, report: Report) -> list[str]:
-    """Both places of the head; those at which it is lost, while what this vault was opened with is still known."""
+    """Both places of the head; those at which it is lost, while what this vault was opened with is still known. One of
+    another version is not lost: whoever wrote it reads it.
+    """
     lost = []
     for place, found in vault_head.look(vault.store, vault.root, vault.project).items():
         if found != vault.head:
             report.damaged.append(_wrong_head(place, found))
-            if not isinstance(found, VaultHead):
+            if found is None or isinstance(found, Damaged):
                 lost.append(place)
     return lost
 
