@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from ergosphere.snapshots.keys import KeyRing
 from ergosphere.snapshots.packs import FOOT, HEAD
 from ergosphere.snapshots.records import abort, commit
 from ergosphere.snapshots.results import CellResult
-from ergosphere.snapshots.store import FolderStore
+from ergosphere.snapshots.store import FolderStore, Store, Stored
 from ergosphere.snapshots.tree import Entry, Kind, Tree, save_tree
+from ergosphere.snapshots.wrappers import Around
 
 
 @pytest.fixture
@@ -165,6 +167,60 @@ def test_orphans_are_counted_and_harm_nobody(store: FolderStore, two: Cell) -> N
     store.delete(fresh(store).recipe_key("f2.0"))
     report = fsck.check(store, [fresh(store)])
     assert report.is_clean and report.orphan_bytes > 79 * 4096
+
+
+class Hiding(Around):
+    """Its lists lack packs, and more if told so, as those of some services do for a while."""
+
+    def __init__(self, inner: Store, *also: str) -> None:
+        super().__init__(inner)
+        self.hidden = ("/packs/", *also)
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        return (one for one in super().list(prefix) if not any(word in one.key for word in self.hidden))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("also", [(), ("/index/",)], ids=["packs", "packs and index"])
+def test_own_packs_that_lists_lack_are_neither_lost_nor_doomed(
+    store: FolderStore, tmp_path: Path, also: tuple[str, ...], deep: bool
+) -> None:
+    vault = fresh(Hiding(store, *also))
+    Cell(tmp_path / "cell").keep(vault, "f1")
+    report = fsck.check(vault.store, [vault], deep=deep, repair=True)
+    assert report.is_clean and report.whole == {"f1"} and report.packs > 0
+    assert not fresh(store).doomed()
+    assert fsck.check(store, [fresh(store)], deep=True).whole == {"f1"}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_packs_of_others_that_lists_lack_are_looked_up_before_their_index_goes(
+    store: FolderStore, two: Cell, whole: bool
+) -> None:
+    needed = fresh(store).recipe("f2.0").names
+    if not whole:
+        pack_of(store, "f2").unlink()
+    vault = fresh(Hiding(store))
+    report = fsck.check(vault.store, [vault], repair=True)
+    assert set(report.affected) == (set() if whole else {"f2"})
+    assert not fresh(store).doomed()
+    assert (fresh(Hiding(store)).places(needed)[1] == 0) == whole, "rows of what is gone go, and no others"
+
+
+def test_a_sweep_keeps_the_index_of_packs_that_lists_lack(store: FolderStore, two: Cell) -> None:
+    vault = fresh(Hiding(store))
+    collect.execute(vault, replace(collect.plan(vault, NOW), rewrite_index=True))
+    assert fresh(Hiding(store)).places(fresh(store).recipe("f1.0").names)[1] == 0
+    assert not fresh(store).doomed()
+
+
+def test_a_pack_that_is_not_listed_and_cut_short_is_told_with_its_size(store: FolderStore, tmp_path: Path) -> None:
+    vault = fresh(Hiding(store))
+    Cell(tmp_path / "cell").keep(vault, "f1")
+    (pack,) = packs(store)
+    pack.write_bytes(pack.read_bytes()[:5000])
+    assert vault.packs_here() == {bytes.fromhex(pack.name): 5000}
+    assert any("has 5000 bytes instead of" in said for said in fsck.check(vault.store, [vault]).damaged)
 
 
 # ── beside others ──────────────────────────────────────────────────────────────────────────────────────────────────

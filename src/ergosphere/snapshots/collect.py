@@ -147,7 +147,7 @@ def _arrange(vault: Vault, planned: CollectPlan) -> bool:
         _doom(vault, planned.doom)
         if planned.rewrite_index:
             vault.refresh()
-            vault.rewrite_index(set(vault.pack_sizes()))
+            vault.rewrite_index(set(vault.packs_here()))
         done = _repack(vault, planned.repack)
     except StoreFull:
         done = False

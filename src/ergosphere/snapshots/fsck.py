@@ -232,10 +232,10 @@ def _check_recipes(
     """`bad`: names of chunks that were found damaged or gone. What is lost now may only have been moved since."""
     if any((vault.index.find(recipe.names) == NOWHERE).any() for recipe in recipes.values()):
         vault.refresh()
-    listed = vault.pack_sizes().keys()
+    here = vault.packs_here().keys()
     for name, recipe in recipes.items():
         manifest = manifests.get(recipe.freeze)
-        lost = _lost(vault, recipe, bad, listed)
+        lost = _lost(vault, recipe, bad, here)
         if manifest is None:
             report.orphan_recipes.append(name)
         elif lost:
@@ -245,11 +245,14 @@ def _check_recipes(
             report.affected.setdefault(recipe.freeze, why)
 
 
-def _lost(vault: Vault, recipe: Recipe, bad: set[bytes], listed: Collection[bytes]) -> int:
-    """How many of its chunks lie nowhere, or only where they were found to be bad. Doomed packs are still there."""
+def _lost(vault: Vault, recipe: Recipe, bad: set[bytes], packs: Collection[bytes]) -> int:
+    """How many of its chunks lie nowhere, or only where they were found to be bad.
+
+    `packs`: all that are here, doomed ones too.
+    """
     found, lost = vault.places(recipe.names)
     for place in found:
-        here = np.array([pack in listed for pack in place.index.packs])[place.index.owner[place.rows]]
+        here = np.array([pack in packs for pack in place.index.packs])[place.index.owner[place.rows]]
         names = recipe.names[place.which[here]]
         lost += int((~here).sum()) + (sum(name.tobytes() in bad for name in names) if bad else 0)
     return lost
@@ -279,7 +282,7 @@ def _repair(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, repor
             vault.store.put(vault.doomed_key(pack), b"", if_absent=True)
         report.mended.append(f"{len(bad)} damaged pack(s): the good was copied, the next snapshot stores the rest anew")
     vault.reload()
-    removed = vault.rewrite_index(set(vault.pack_sizes()))
+    removed = vault.rewrite_index(set(vault.packs_here()))
     vault.reload()
     report.mended.append(f"the index was made again ({removed} old part(s) removed)")
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import ChunkIndex
 from ergosphere.snapshots.errors import Damaged, NotFound, TooNew
-from ergosphere.snapshots.packs import FOOT, HEAD, ROW, ChunkReader, Rows, read_table, salt_in, table_span
-from ergosphere.snapshots.sealing import MAC_SIZE, TAG_SIZE
+from ergosphere.snapshots.packs import FOOT, HEAD, ChunkReader, Rows, read_table, salt_in, table_span, whole_size
 from ergosphere.snapshots.vault import Vault, id_of
 
 
@@ -32,7 +31,7 @@ def check(vault: Vault, index: ChunkIndex, *, deep: bool) -> PackReport:
     Errors: StoreError.
     """
     report = PackReport(np.ones(len(index), bool))
-    sizes = vault.pack_sizes()
+    sizes = vault.packs_here()
     order = np.argsort(index.owner, kind="stable")
     firsts = np.searchsorted(index.owner[order], np.arange(len(index.packs) + 1))
     for number, pack in enumerate(index.packs):
@@ -64,8 +63,7 @@ def _check_pack(
 
 
 def _wrong_size(vault: Vault, table: Rows, size: int) -> str:
-    end = int((table["at"].astype(np.int64) + table["stored"]).max(initial=HEAD.size))
-    whole = end + len(table) * ROW.itemsize + (TAG_SIZE if vault.sealer.encrypted else MAC_SIZE) + FOOT.size
+    whole = whole_size(table, vault.sealer)
     return "" if size == whole else f"has {size} bytes instead of {whole}"
 
 

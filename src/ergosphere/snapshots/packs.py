@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.errors import Damaged, TooNew
-from ergosphere.snapshots.sealing import ENCRYPTED, PLAIN, Bytes, Sealer
+from ergosphere.snapshots.sealing import ENCRYPTED, MAC_SIZE, PLAIN, TAG_SIZE, Bytes, Sealer
 from ergosphere.system import fresh_bytes
 
 MAGIC: Final = b"ERGOPACK"
@@ -130,6 +130,12 @@ def make_rows(chunks: list[tuple[bytes, int, int, int, int]]) -> Rows:
         rows["name"] = np.frombuffer(b"".join(names), "<u8").reshape(-1, 4)
         rows["at"], rows["stored"], rows["size"], rows["kind"] = at, stored, size, kind
     return rows
+
+
+def whole_size(rows: Rows, sealer: Sealer) -> int:
+    """Bytes of a pack that holds these rows and nothing else."""
+    end = int((rows["at"].astype(np.int64) + rows["stored"]).max(initial=HEAD.size))
+    return end + len(rows) * ROW.itemsize + (TAG_SIZE if sealer.encrypted else MAC_SIZE) + FOOT.size
 
 
 def table_span(foot: bytes, size: int, which: str) -> tuple[int, int]:

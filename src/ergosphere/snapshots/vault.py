@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, Part, decode, part_of
 from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, WrongKey, read_again
 from ergosphere.snapshots.keys import KeyRing
-from ergosphere.snapshots.packs import FOOT, Rows, read_table, table_span
+from ergosphere.snapshots.packs import FOOT, Rows, read_table, table_span, whole_size
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.recipes import decode as decode_recipe
 from ergosphere.snapshots.sealing import Sealer
@@ -79,7 +79,7 @@ class Vault:
         self._known: ChunkIndex | None = None
         self._built: tuple[frozenset[str], frozenset[bytes]] = (frozenset(), frozenset())  # what `_known` is made of
         self._doubtful: ChunkIndex = ChunkIndex()
-        self._mine: set[bytes] = set()  # packs that were stored through this object
+        self._mine: dict[bytes, int] = {}  # packs that were stored through this object, with their bytes
         self.troubles: dict[str, str] = {}  # what could not be read of index and packs, by key
 
     # ── where things are ────────────────────────────────────────────────────────────────────────────────────────
@@ -125,8 +125,8 @@ class Vault:
             doomed = self.doomed()
             listed = self.pack_sizes()
             unlisted = self._find_unlisted(listed)
-            self._load_parts(listed, unlisted)
-            self._rebuild((listed.keys() | unlisted) - doomed, set(listed) | self._all_packs())
+            self._load_parts(listed | unlisted, unlisted)
+            self._rebuild((listed.keys() | unlisted.keys()) - doomed, set(listed) | self._all_packs())
 
     def reload(self) -> None:
         """Forget what is in memory and read everything again. Errors: StoreError."""
@@ -139,8 +139,25 @@ class Vault:
         return {id_of(stored.key) for stored in self.list_doomed()}
 
     def pack_sizes(self) -> dict[bytes, int]:
-        """Every pack in the store, with its bytes."""
+        """Every pack that the store lists, with its bytes."""
         return {id_of(stored.key): stored.size for stored in self.list_packs()}
+
+    def packs_here(self) -> dict[bytes, int]:
+        """Every pack that is in the store, with its bytes: those that are listed, and those that are known and that a
+        list which lags behind does not have; these are looked up one by one. Errors: StoreError.
+        """
+        here = self.pack_sizes()
+        absent: set[bytes] = set()
+        for part in self.all_parts():
+            for number, pack in enumerate(part.packs):
+                if pack in here or pack in absent:
+                    continue
+                size = self._size(pack, part.rows[part.pack == number])
+                if size is None:
+                    absent.add(pack)
+                else:
+                    here[pack] = size
+        return here
 
     def now_s(self) -> float:
         """The store's own time. Errors: Busy, StoreError."""
@@ -154,7 +171,7 @@ class Vault:
         key = self._put_part(part)
         with self._lock:
             self._parts[key] = part
-            self._mine |= set(part.packs)
+            self._mine |= {pack: whole_size(rows, self.sealer) for pack, rows in packs}
             good = set(self._known.packs if self._known else ()) | set(part.packs)
             self._rebuild(good, self._all_packs())
 
@@ -238,25 +255,38 @@ class Vault:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _find_unlisted(self, listed: dict[bytes, int]) -> set[bytes]:
-        """Packs stored from here that are there and not listed: lists may lag behind, single objects never do."""
-        absent = {pack for pack in self._mine - listed.keys() if not self.store.has(self.pack_key(pack))}
-        self._mine -= absent
-        return self._mine - listed.keys()
+    def _size(self, pack_id: bytes, rows: Rows) -> int | None:
+        """Bytes of a pack that is not listed, None where it is not there; only one cut short or grown is read whole."""
+        key = self.pack_key(pack_id)
+        if not self.store.has(key):
+            return None
+        expected = whole_size(rows, self.sealer)
+        try:
+            foot = self.store.get_range(key, expected - FOOT.size, FOOT.size + 1)
+            return expected if len(foot) == FOOT.size else len(self.store.get(key))
+        except NotFound:  # a sweep took it meanwhile
+            return None
 
-    def _load_parts(self, listed: dict[bytes, int], unlisted: set[bytes]) -> None:
+    def _find_unlisted(self, listed: dict[bytes, int]) -> dict[bytes, int]:
+        """Packs stored from here that are there and not listed: lists may lag behind, single objects never do."""
+        hidden = {pack: size for pack, size in self._mine.items() if pack not in listed}
+        absent = {pack for pack in hidden if not self.store.has(self.pack_key(pack))}
+        self._mine = {pack: size for pack, size in self._mine.items() if pack not in absent}
+        return {pack: size for pack, size in hidden.items() if pack not in absent}
+
+    def _load_parts(self, here: dict[bytes, int], unlisted: Collection[bytes]) -> None:
         keys = [stored.key for stored in self.store.list(f"{self.root}/index/")]
         gone = [
             key
             for key, part in self._parts.items()
-            if "/index/" in key and key not in keys and unlisted.isdisjoint(part.packs)
+            if "/index/" in key and key not in keys and not any(pack in unlisted for pack in part.packs)
         ]
         for key in keys:
             if key not in self._parts:
                 self._load_part(key)
         covered = self._all_packs(but=gone)
-        for pack_id in listed.keys() - covered:
-            self._load_pack(pack_id, listed[pack_id])
+        for pack_id in here.keys() - covered:
+            self._load_pack(pack_id, here[pack_id])
         for key in gone:
             del self._parts[key]
 
