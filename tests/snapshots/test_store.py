@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -269,17 +269,6 @@ def test_a_url_opens_its_store_and_other_words_are_refused(tmp_path: Path) -> No
     assert open_store(f"{tmp_path}/store").get("a") == b"one"
     with pytest.raises(StoreError):
         open_store("gopher://a/b")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_store_says_so_and_keeps_what_it_had(small_disk: Path, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import TypeVar
 
 import pytest
@@ -21,7 +23,16 @@ from ergosphere.snapshots import records, remote, thawing
 from ergosphere.snapshots.blobs import blob_key, get_blob, put_blob
 from ergosphere.snapshots.caching import Cached
 from ergosphere.snapshots.digests import digest_bytes
-from ergosphere.snapshots.errors import BadKeyFile, Damaged, Forged, NotFound, Stopped, StoreError, StoreUnreachable
+from ergosphere.snapshots.errors import (
+    BadKeyFile,
+    Damaged,
+    Forged,
+    NotFound,
+    Stopped,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
 from ergosphere.snapshots.framing import FRAME_SIZE, TAG_SIZE
 from ergosphere.snapshots.keys import load_keys
 from ergosphere.snapshots.memory_store import MemoryStore
@@ -292,8 +303,8 @@ def test_a_key_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         load_keys(None, tmp_path / "absent")
 
 
-def sealed(store: FolderStore, ring: object = RING) -> SealedStore:
-    return SealedStore(store, fleet_sealer(ring.fleet()))  # type: ignore[attr-defined]
+def sealed(store: FolderStore, ring: object = RING, scratch: Path | None = None) -> SealedStore:
+    return SealedStore(store, fleet_sealer(ring.fleet()), scratch)  # type: ignore[attr-defined]
 
 
 def test_records_are_sealed_and_a_keeper_without_a_key_still_decides(store: FolderStore, tmp_path: Path) -> None:
@@ -319,6 +330,59 @@ def test_large_files_are_sealed_frame_by_frame(store: FolderStore, tmp_path: Pat
     assert (tmp_path / "back").read_bytes() == file.read_bytes() == sealed(store).get("blobs/a")
     assert [one.size for one in sealed(store).list("blobs/")] == [size]
     assert file.read_bytes()[:100] not in store.get("blobs/a")
+
+
+def test_large_files_are_sealed_in_the_scratch_folder_and_opened_beside_their_place(
+    store: FolderStore, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, roomy, full = tmp_path / "result", tmp_path / "scratch", small_disk
+    file.write_bytes(random.Random(1).randbytes(FRAME_SIZE + 5))
+    roomy.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(full))  # the system's own folder has no room
+    with pytest.raises(StoreFull, match=f"no room is left in {full};"):
+        sealed(store).put("blobs/a", file)
+    assert sealed(store, scratch=roomy).put("blobs/a", file)
+    sealed(store).fetch("blobs/a", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    with pytest.raises(StoreFull, match=f"no room is left in {full}/?[^;]*;"):
+        sealed(store).fetch("blobs/a", full / "back")
+    left = {path.name for folder in (tmp_path, roomy, full) for path in folder.iterdir()}
+    assert not any("sealed" in name for name in left) and not list(roomy.iterdir()) and not list(full.iterdir())
+
+
+def test_a_large_file_is_sealed_on_its_way_to_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    file = tmp_path / "result"
+    file.write_bytes(random.Random(1).randbytes(PARTS_FROM + 5))
+    store = SealedStore(bucket.store(), fleet_sealer(RING.fleet()), tmp_path)  # type: ignore[arg-type]
+    assert store.put("blobs/a", file, if_absent=True)
+    store.fetch("blobs/a", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    assert bucket.tag("home/blobs/a").endswith('-9"'), "in parts"
+
+
+def test_a_disk_that_is_full_once_a_file_is_opened_is_named_and_nothing_is_left(small_disk: Path) -> None:
+    far = MemoryStore()
+    store = SealedStore(far, fleet_sealer(RING.fleet()))  # type: ignore[arg-type]
+    store.put("blobs/a", bytes(1_500_000))  # fits once, not twice
+    with pytest.raises(StoreFull, match=f"no room is left in {small_disk};"):
+        store.fetch("blobs/a", small_disk / "back")
+    assert not list(small_disk.iterdir())
+
+
+def test_a_source_that_cannot_be_read_is_not_taken_for_a_full_store(store: FolderStore, tmp_path: Path) -> None:
+    """Reading the memory of a process where nothing is mapped fails as a bad disk does."""
+    with pytest.raises(OSError, match="Input/output error") as no:
+        sealed(store, scratch=tmp_path).put("blobs/a", Unreadable("/proc/self/mem"))
+    assert not isinstance(no.value, StoreError)
+
+
+class Unreadable(PosixPath):
+    """A file of some size, of which not a byte can be read."""
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = list(super().stat(follow_symlinks=follow_symlinks))
+        found[6] = FRAME_SIZE + 1
+        return os.stat_result(found)
 
 
 @pytest.mark.parametrize("spoilt", ["cut", "exchanged", "elsewhere", "flipped"])

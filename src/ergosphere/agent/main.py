@@ -136,7 +136,7 @@ def _depot(place: Place) -> Depot:
         with os.fdopen(os.open(place.credentials, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(secrets, file)
     try:
-        return open_depot(place.home, place.node_dir / "cache")
+        return open_depot(place.home, place.node_dir / "cache", place.node_dir)
     except SnapshotError as error:
         sys.exit(f"error: {error.cause}\nremedy: {error.remedy}")
 

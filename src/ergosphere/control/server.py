@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"another server already serves {options.home}; `ergo status` shows it, `ergo down` ends it\n")
         return EXIT_HELD
     try:
-        depot = open_depot(options.home, options.home / "server/cache")
+        depot = open_depot(options.home, folder / "cache", folder)
         with suppress(StoreUnreachable):  # a store that is away comes back; a wrong key does not get right
             depot.vault(PROBED)
     except SnapshotError as error:

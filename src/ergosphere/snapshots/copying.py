@@ -26,6 +26,11 @@ _CANNOT: Final = {
 }
 
 
+def is_no_room(error: OSError) -> bool:
+    """Whether a disk or somebody's share of it is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def link_or_copy(source: Path, dest: Path) -> None:
     """Make `dest` (absent) the same bytes as `source`: a hard link if possible.
 

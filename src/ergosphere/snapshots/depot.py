@@ -68,15 +68,16 @@ class Depot:
         return opened, closed
 
 
-def open_depot(home: Path, cache: Path | None = None) -> Depot:
+def open_depot(home: Path, cache: Path | None = None, scratch: Path | None = None) -> Depot:
     """The store of a home as `store.json` says, its folder made where it is the home's own.
 
-    `cache`: a folder for what was read from a store that is far away. Errors: SnapshotError.
+    `cache`: a folder for what was read from a store that is far away. `scratch`: one on a disk, for large files while
+    they are encrypted; None for the system's own. Errors: SnapshotError.
     """
-    return open_with(home, all_settings.load(home), cache)
+    return open_with(home, all_settings.load(home), cache, scratch)
 
 
-def open_with(home: Path, settings: StoreSettings, cache: Path | None = None) -> Depot:
+def open_with(home: Path, settings: StoreSettings, cache: Path | None = None, scratch: Path | None = None) -> Depot:
     """The store that these settings name. One that is away or full is let in later: see `gate`.
 
     Errors: MissingKey, WrongKey, Refused (another home's), SnapshotError.
@@ -92,7 +93,7 @@ def open_with(home: Path, settings: StoreSettings, cache: Path | None = None) ->
     gate = Gate(open_store(url, options), Claim(all_settings.home_id(home), str(home), key))
     with suppress(StoreUnreachable, StoreFull):
         gate.open()
-    store = gate if key is None else SealedStore(gate, fleet_sealer(key))
+    store = gate if key is None else SealedStore(gate, fleet_sealer(key), scratch)
     return Depot(store, url, ring, settings)
 
 

@@ -10,17 +10,19 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
 
 from ergosphere.snapshots import framing
-from ergosphere.snapshots.copying import PRIVATE_MODE
+from ergosphere.snapshots.copying import PRIVATE_MODE, is_no_room
 from ergosphere.snapshots.errors import StoreFull
 from ergosphere.snapshots.framing import FRAME_SIZE
 from ergosphere.snapshots.sealing import HEAD, TAG_SIZE, Sealer, is_sealed
 from ergosphere.snapshots.store import Source, Store, Stored
 from ergosphere.snapshots.wrappers import Around
+from ergosphere.system import fresh_bytes
 
 PASSED: Final = ("vaults/", "remote/")  # sealed by themselves, or empty
 RECORDS: Final = "freezes/"
@@ -35,8 +37,10 @@ def fleet_sealer(key: bytes) -> Sealer:
 class SealedStore(Around):
     """Every object is bound to its key, so that none can be put in another's place."""
 
-    def __init__(self, inner: Store, sealer: Sealer) -> None:
+    def __init__(self, inner: Store, sealer: Sealer, scratch: Path | None = None) -> None:
+        """`scratch`: a folder, on a disk, with room for the largest file that is put; None for the system's own."""
         super().__init__(inner)
+        self._scratch = scratch or Path(tempfile.gettempdir())
         self._sealer = sealer
 
     def put(self, key: str, source: Source, *, if_absent: bool = False, share: bool = False) -> bool:
@@ -52,14 +56,11 @@ class SealedStore(Around):
     def _put_framed(self, key: str, source: Path, if_absent: bool) -> bool:
         if if_absent and super().has(key):
             return False
-        with tempfile.NamedTemporaryFile(prefix="ergo-sealed-") as aside:
-            try:
-                with source.open("rb") as content:
-                    aside.writelines(framing.sealed_pieces(self._key, content, key))
-                aside.flush()
-            except OSError as error:
-                raise StoreFull(tempfile.gettempdir()) from error
-            return super().put(key, Path(aside.name), if_absent=if_absent)
+        with _room(self._scratch), tempfile.TemporaryFile(dir=self._scratch) as aside:  # nameless: gone in any case
+            with source.open("rb") as content:
+                aside.writelines(framing.sealed_pieces(self._key, content, key))
+            aside.flush()
+            return super().put(key, Path(f"/proc/self/fd/{aside.fileno()}"), if_absent=if_absent)
 
     def get(self, key: str) -> bytes:
         """Errors: Forged, Damaged, NotFound, StoreError."""
@@ -84,17 +85,24 @@ class SealedStore(Around):
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
         if key.startswith(PASSED):
             return super().fetch(key, dest, share=share)
-        with tempfile.TemporaryDirectory(prefix="ergo-sealed-") as folder:
-            sealed = Path(folder) / "sealed"
-            super().fetch(key, sealed)
-            with dest.open("xb") as file:
-                dest.chmod(PRIVATE_MODE)
-                try:
-                    self._open(key, sealed, file)
-                except BaseException:
-                    dest.unlink()
-                    raise
+        sealed = dest.with_name(f".ergo-sealed-{fresh_bytes(8).hex()}")
+        try:
+            super().fetch(key, sealed, share=True)  # a link will do: it is only read
+            with _room(dest.parent):
+                self._unseal(key, sealed, dest)
+        finally:
+            sealed.unlink(missing_ok=True)
         return None
+
+    def _unseal(self, key: str, sealed: Path, dest: Path) -> None:
+        with dest.open("xb") as file:
+            try:
+                dest.chmod(PRIVATE_MODE)
+                self._open(key, sealed, file)
+                file.flush()
+            except BaseException:
+                dest.unlink()
+                raise
 
     def _open(self, key: str, sealed: Path, out: IO[bytes]) -> None:
         with sealed.open("rb") as content:
@@ -108,6 +116,17 @@ class SealedStore(Around):
     def _key(self) -> bytes:
         assert self._sealer.key is not None, "a fleet's sealer has a key"
         return self._sealer.key
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A full disk below `folder` is a store without room; whatever else goes wrong is no such thing."""
+    try:
+        yield
+    except OSError as error:
+        if is_no_room(error):
+            raise StoreFull(str(folder)) from error
+        raise
 
 
 def _content_size(sealed_size: int) -> int:

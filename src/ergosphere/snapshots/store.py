@@ -7,7 +7,6 @@ them pass.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import tempfile
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from ergosphere.snapshots.copying import PRIVATE_MODE, copy_content, copy_file, link_or_copy
+from ergosphere.snapshots.copying import PRIVATE_MODE, copy_content, copy_file, is_no_room, link_or_copy
 from ergosphere.snapshots.errors import BadKey, Busy, NotFound, StoreFull, StoreUnreachable
 from ergosphere.system import fresh_bytes
 
@@ -244,7 +243,7 @@ class FolderStore:
         except FileExistsError:
             raise  # `dest` was not absent: the caller's mistake
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_no_room(error):
                 raise StoreFull(str(dest or self.folder)) from error
             raise StoreUnreachable(
                 f"the store at {self.folder} failed: {error.strerror}", "check the disk or share it is on"
