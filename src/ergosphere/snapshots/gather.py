@@ -7,7 +7,6 @@ and the way to the shared store are not in it. Called by the agent; knows neithe
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ergosphere.snapshots.blobs import blob_key
-from ergosphere.snapshots.copying import copy_file
+from ergosphere.snapshots.copying import copy_file, is_no_room
 from ergosphere.snapshots.digests import digest_bytes, digest_image
 from ergosphere.snapshots.errors import StoreFull, Unreadable
 from ergosphere.snapshots.logs import extend
@@ -99,7 +98,7 @@ def stage_cell(files: CellFiles, pool: Pool, *, distrust: frozenset[int] = froze
         logs = {name: (path, path.stat().st_size) for name, path in files.logs.items()}
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_no_room(error):
             raise StoreFull(str(pool.folder)) from error
         raise Unreadable(f"{error.filename or files.work} cannot be copied: {error.strerror}") from error
     except BaseException:

@@ -17,7 +17,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import from_url
 
-from ergosphere.snapshots.copying import PRIVATE_MODE
+from ergosphere.snapshots.copying import PRIVATE_MODE, is_no_room
 from ergosphere.snapshots.errors import NotFound, StoreError, StoreFull, StoreUnreachable
 from ergosphere.snapshots.store import Source, Stored, check_key, check_prefix
 from ergosphere.system import Clock
@@ -204,7 +204,9 @@ class ObjectStore:
                 f"{self.url} failed: {_first_line(error)}", "check the network, the endpoint and the service"
             ) from error
         except OSError as error:
-            raise StoreFull(str(error.filename)) from error
+            if is_no_room(error):
+                raise StoreFull(str(error.filename)) from error
+            raise
 
 
 def part_size(size: int) -> int:

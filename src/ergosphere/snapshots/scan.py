@@ -5,7 +5,6 @@ Files whose stat is as it was when last hashed are not read again.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ergosphere.snapshots.copying import copy_file, is_sparse
+from ergosphere.snapshots.copying import copy_file, is_no_room, is_sparse
 from ergosphere.snapshots.digests import digest_bytes, digest_file, digest_image
 from ergosphere.snapshots.errors import Changing, StoreFull, TooBig, TreeError, Unreadable
 from ergosphere.snapshots.tree import ROOT, Difference, Entry, Kind, Tree
@@ -309,7 +308,7 @@ def _hand_over(path: Path, entry: Entry, put: Callable[[str, bytes | Path], None
     except PermissionError as error:
         raise _unreadable(path, error) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_no_room(error):
             raise StoreFull(tempfile.gettempdir()) from error
         raise _unreadable(path, error) from error
 
