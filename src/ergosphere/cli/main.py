@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import typer
 
@@ -38,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _ours(fault)
 
 
+# What jobs of other systems are given, in our words.
+_OURS: Final = {
+    "--devices": "each rank gets a device: --ranks N, or torchrun's --nproc-per-node; "
+    "--min-devices M lets it begin on fewer"
+}
+
+
 def _misuse(fault: typer.TyperException) -> int:
     """An unknown flag, command or value, with the nearest valid one."""
     context = getattr(fault, "ctx", None)
@@ -45,7 +53,9 @@ def _misuse(fault: typer.TyperException) -> int:
     help_hint = f"`{where} --help` lists what there is"
     flag = getattr(fault, "option_name", None)
     if flag and hasattr(fault, "possibilities"):
-        print_error(f"unknown flag {flag}", did_you_mean(flag, _flags(context), help_hint))
+        known = _flags(context)
+        foreign = _OURS.get(flag, "") if "--ranks" in known else ""
+        print_error(f"unknown flag {flag}", foreign or did_you_mean(flag, known, help_hint))
     elif fault.message.startswith("No such command") and context:
         typed = fault.message.split("'")[1]
         print_error(f"unknown command {typed}", did_you_mean(typed, context.command.commands, help_hint))
