@@ -61,5 +61,5 @@ def test_no_file_gets_the_number_of_one_that_was_there_before_a_thaw(fleet: Flee
 
 
 def test_batches_of_a_data_loader_come_in_order_through_many_thaws(fleet: Fleet, folder: Path) -> None:
-    said = run_with_pauses(fleet, folder, BATCHES, pauses=12)
-    assert len(said) > 12 and [words for words in said if words[0] != words[1]] == []
+    said = run_with_pauses(fleet, folder, BATCHES, pauses=6)
+    assert len(said) > 6 and [words for words in said if words[0] != words[1]] == []
