@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,16 @@ def ends_with_a_file(fleet: Fleet, folder: Path) -> Job:
     job = fleet.submit(counter(then="open('made.txt', 'w').write('precious')"), folder)
     job.printed()
     return job
+
+
+@contextmanager
+def store_away(fleet: Fleet) -> Iterator[None]:
+    store, aside = fleet.home / "store", fleet.home / "store.aside"
+    store.rename(aside)
+    try:
+        yield
+    finally:
+        aside.rename(store)
 
 
 def waits_for_the_store(job: Job, because: str) -> None:
@@ -33,14 +45,10 @@ def came_home(job: Job) -> None:
 
 def test_results_wait_for_a_store_that_is_away(fleet: Fleet, folder: Path) -> None:
     job = ends_with_a_file(fleet, folder)
-    store, aside = fleet.home / "store", fleet.home / "store.aside"
-    store.rename(aside)
-    try:
+    with store_away(fleet):
         waits_for_the_store(job, "is not a store")
         told = fleet.ergo("explain", job.id, folder=folder).stdout
         assert "not home yet" in told, told
-    finally:
-        aside.rename(store)
     came_home(job)
 
 
@@ -55,16 +63,12 @@ def test_results_wait_for_room_in_the_store(fleet: Fleet, folder: Path) -> None:
 @pytest.mark.parametrize("who", ["server", "agent"])
 def test_results_that_wait_outlive_the_death_of(fleet: Fleet, folder: Path, who: str) -> None:
     job = ends_with_a_file(fleet, folder)
-    store, aside = fleet.home / "store", fleet.home / "store.aside"
-    store.rename(aside)
-    try:
+    with store_away(fleet):
         waits_for_the_store(job, "is not a store")
         if who == "server":
             fleet.kill_server()
         else:
             fleet.kill_agent(job.nodes[0])
-    finally:
-        aside.rename(store)
     if who == "server":
         fleet.start()
     came_home(job)
@@ -72,14 +76,10 @@ def test_results_that_wait_outlive_the_death_of(fleet: Fleet, folder: Path, who:
 
 def test_results_that_will_never_come_home_can_be_given_up(fleet: Fleet, folder: Path) -> None:
     job = ends_with_a_file(fleet, folder)
-    store, aside = fleet.home / "store", fleet.home / "store.aside"
-    store.rename(aside)
-    try:
+    with store_away(fleet):
         waits_for_the_store(job, "is not a store")
         job.verb("cancel", grace_s=0)
         ended = job.ended("succeeded")
-    finally:
-        aside.rename(store)
     assert "its owner gave them up" in ended["reason"]
     asked = fleet.api("GET", f"/v1/jobs/{job.id}/results")
     assert asked.status_code == 409 and "gave them up" in asked.json()["error"]

@@ -97,6 +97,18 @@ def _not_running(home: Path) -> Unreachable:
     return Unreachable(f"no server is running in {home}", remedy)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request; the answer's body goes `into` that file where there is one."""
+
+    method: str
+    target: str
+    body: bytes | None
+    headers: dict[str, str]
+    patience_s: float
+    into: IO[bytes] | None
+
+
 class Client:
     """One connection to the server, opened when first needed and kept. Not for several threads at once."""
 
@@ -164,24 +176,16 @@ class Client:
         headers = {"Authorization": f"Bearer {self.door.token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = kind
-        status, data = self._exchange(method, target, body, headers, ANSWER_S_MAX + wait_s, into)
+        status, data = self._exchange(_Asked(method, target, body, headers, ANSWER_S_MAX + wait_s, into))
         if status >= 400:
             raise _refusal(status, data, self.door)
         return data
 
-    def _exchange(
-        self,
-        method: str,
-        target: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        patience_s: float,
-        into: IO[bytes] | None,
-    ) -> tuple[int, bytes]:
+    def _exchange(self, asked: _Asked) -> tuple[int, bytes]:
         """Send and receive; once more on a fresh connection when the kept one had been closed meanwhile."""
         kept = self._connection is not None
         try:
-            return self._once(method, target, body, headers, patience_s, into)
+            return self._once(asked)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as fault:
             self.close()
             if not kept:
@@ -190,33 +194,25 @@ class Client:
             self.close()
             raise _unreachable(self.door, fault) from fault
         try:
-            return self._once(method, target, body, headers, patience_s, into)
+            return self._once(asked)
         except (OSError, http.client.HTTPException) as fault:
             self.close()
             raise _unreachable(self.door, fault) from fault
 
-    def _once(
-        self,
-        method: str,
-        target: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        patience_s: float,
-        into: IO[bytes] | None,
-    ) -> tuple[int, bytes]:
+    def _once(self, asked: _Asked) -> tuple[int, bytes]:
         if self._connection is None:
             self._connection = _connect(self.door)
         assert self._connection.sock is not None
-        self._connection.sock.settimeout(patience_s)
-        self._connection.request(method, target, body, headers)
+        self._connection.sock.settimeout(asked.patience_s)
+        self._connection.request(asked.method, asked.target, asked.body, asked.headers)
         response = self._connection.getresponse()
         data = b""
-        if into is None or response.status >= 400:
+        if asked.into is None or response.status >= 400:
             data = response.read()
         else:
-            into.truncate(into.seek(0))
+            asked.into.truncate(asked.into.seek(0))
             while piece := response.read(_PIECE):
-                _write(into, piece)
+                _write(asked.into, piece)
         if response.will_close:
             self.close()
         return response.status, data
