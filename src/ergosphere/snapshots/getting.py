@@ -1,14 +1,17 @@
 """Streams out of a vault, into files or memory. Every chunk is verified before a byte of it is written anywhere.
 
-Chunks are read in the order they lie in their packs, neighbours in one request, by a few workers.
+Chunks are read in the order they lie in their packs, neighbours in one request. While some threads open what was read,
+others read what comes next and write what was opened.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +21,13 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.copying import PRIVATE_MODE
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
+from ergosphere.snapshots.pipeline import Ahead, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
 from ergosphere.snapshots.runs import Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
-WORKERS_MAX: Final = 4  # what was read and what was opened: 140 MB in all
+AHEAD: Final = 2  # reads under way beside those that are being opened, 17 MB each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,18 +99,21 @@ Targets = _FileTargets | _MemoryTarget
 def _fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: Targets) -> int:
     wanted, places = _places(recipe, streams)
     runs = list(_runs(vault, recipe, wanted))
-    work = _Fetch(vault, recipe.freeze, places, targets)
-    if len(runs) <= 1:
-        return sum(work.fetch(run) for run in runs)
-    workers = min(WORKERS_MAX, (os.cpu_count() or 1) + 1, len(runs))
-    with ThreadPoolExecutor(workers, thread_name_prefix="get") as pool:
-        futures = [pool.submit(work.fetch, run) for run in runs]
+    fetch = _Fetch(vault, recipe.freeze, places, targets)
+    opening = min(computing(), len(runs))
+    if not opening:
+        return 0
+    with (
+        ThreadPoolExecutor(opening + AHEAD, thread_name_prefix="get-read") as readers,
+        ThreadPoolExecutor(opening + 1, thread_name_prefix="get-write") as writers,
+        ThreadPoolExecutor(opening, thread_name_prefix="get-open") as openers,
+    ):
+        ahead = Ahead(readers, (partial(fetch.read, run) for run in runs), opening + AHEAD)
+        futures = [openers.submit(fetch.work, ahead, writers) for _ in range(opening)]
         try:
             return sum(future.result() for future in futures)
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        finally:
+            ahead.drop()
 
 
 def _places(recipe: Recipe, streams: Sequence[StreamPart]) -> tuple[NDArray[np.int64], _Places]:
@@ -136,8 +143,16 @@ def _runs(vault: Vault, recipe: Recipe, wanted: NDArray[np.int64]) -> Iterator[R
         yield from runs_in(place.index, place.rows, place.which)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """A run and what was read of it."""
+
+    run: Run
+    content: bytes
+
+
 class _Fetch:
-    """One fetch: shared by its workers."""
+    """One fetch: shared by its threads."""
 
     def __init__(self, vault: Vault, freeze: str, places: _Places, targets: Targets) -> None:
         self._vault = vault
@@ -145,43 +160,58 @@ class _Fetch:
         self._places = places
         self._targets = targets
 
-    def fetch(self, run: Run) -> int:
-        """Bytes read. One bad read is read once more; a copy that lies nearer than the store is not trusted twice."""
+    def read(self, run: Run) -> _Read:
+        """Errors: Damaged (the pack is gone), StoreError."""
         try:
-            return self._fetch(run)
-        except Damaged:
-            self._vault.store.forget(self._vault.pack_key(run.pack_id))
-        return self._fetch(run)
-
-    def _fetch(self, run: Run) -> int:
-        which = f"pack {run.pack_id.hex()}"
-        try:
-            content = memoryview(self._vault.store.get_range(self._vault.pack_key(run.pack_id), run.start, run.size))
+            return _Read(run, self._vault.store.get_range(self._vault.pack_key(run.pack_id), run.start, run.size))
         except NotFound:
-            raise Damaged(which, self._freeze, "is missing") from None
-        try:
-            self._open(run, ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id), content)
-        except Damaged as error:
-            raise Damaged(f"{error.which} in {which}", self._freeze, error.how) from None
-        return run.size
+            raise Damaged(_named(run), self._freeze, "is missing") from None
 
-    def _open(self, run: Run, reader: ChunkReader, content: memoryview) -> None:
-        writer = _Writer(self._targets)
-        first, target, offset = self._places.first, self._places.target, self._places.offset
-        for piece in run.pieces():
-            chunk = reader.read(piece.name, piece.at, piece.size, piece.kind, content[piece.held])
-            for p in range(first[piece.chunk], first[piece.chunk + 1]):
-                writer.write(target[p], offset[p], chunk)
+    def work(self, ahead: Ahead[_Read], writers: ThreadPoolExecutor) -> int:
+        """Open and write what the others have read; bytes read."""
+        done, writer = 0, _Writer(self._targets, writers)
+        while (read := ahead.take()) is not None:
+            done += self._open(read.result(), writer)
+        writer.finish()
+        return done
+
+    def _open(self, read: _Read, writer: _Writer) -> int:
+        """One bad read is read once more; a copy that lies nearer than the store is not trusted twice."""
+        try:
+            self._open_once(read, writer)
+        except Damaged:
+            self._vault.store.forget(self._vault.pack_key(read.run.pack_id))
+            self._open_once(self.read(read.run), writer)
         writer.flush()
+        return read.run.size
+
+    def _open_once(self, read: _Read, writer: _Writer) -> None:
+        run, content = read.run, memoryview(read.content)
+        reader = ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id)
+        first, target, offset = self._places.first, self._places.target, self._places.offset
+        try:
+            for piece in run.pieces():
+                chunk = reader.read(piece.name, piece.at, piece.size, piece.kind, content[piece.held])
+                for p in range(first[piece.chunk], first[piece.chunk + 1]):
+                    writer.write(target[p], offset[p], chunk)
+        except Damaged as error:
+            raise Damaged(f"{error.which} in {_named(run)}", self._freeze, error.how) from None
+
+
+def _named(run: Run) -> str:
+    return f"pack {run.pack_id.hex()}"
 
 
 class _Writer:
-    """Joins writes that follow each other: neighbours in a pack mostly are neighbours in their stream."""
+    """Joins writes that follow each other: neighbours in a pack mostly are neighbours in their stream. One thread's."""
 
     PIECES_MAX: Final = 256  # of one system call
+    UNDER_WAY_MAX: Final = 3  # writes, some 9 MB each
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: Targets, pool: ThreadPoolExecutor) -> None:
         self._targets = targets
+        self._pool = pool
+        self._under_way: deque[Future[None]] = deque()
         self._target = -1
         self._start = self._end = 0
         self._pieces: list[Bytes] = []
@@ -194,6 +224,15 @@ class _Writer:
         self._end += len(content)
 
     def flush(self) -> None:
+        """Errors: OSError (of an earlier write)."""
         if self._pieces:
-            self._targets.write(self._target, self._start, self._pieces)
-            self._pieces = []
+            self._under_way.append(self._pool.submit(self._targets.write, self._target, self._start, self._pieces))
+            self._target, self._pieces = -1, []
+        while len(self._under_way) > self.UNDER_WAY_MAX:
+            self._under_way.popleft().result()
+
+    def finish(self) -> None:
+        """All is written. Errors: OSError."""
+        self.flush()
+        while self._under_way:
+            self._under_way.popleft().result()

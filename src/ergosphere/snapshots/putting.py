@@ -1,7 +1,8 @@
 """Streams into a vault: read once, cut, named; what is new is packed, encrypted and stored. Behind the job's back only.
 
-Every worker holds one read buffer and one pack, whatever the streams' size; a slow store slows the workers and nothing
-else. Safe to repeat at any point: chunks that are there already cost nothing.
+Few threads cut and name; others read windows for them and write packs after them. All hold a handful of windows and
+packs, whatever the streams' size; a slow store slows them and nothing else. Safe to repeat at any point: chunks that
+are there already cost nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
@@ -24,12 +27,13 @@ from ergosphere.snapshots.chunking import cut
 from ergosphere.snapshots.errors import Damaged, Stopped
 from ergosphere.snapshots.packs import PACK_SIZE, PackBuilder, Rows
 from ergosphere.snapshots.pages import region_starts
+from ergosphere.snapshots.pipeline import Ahead, Buffers, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
 from ergosphere.snapshots.vault import Vault
 from ergosphere.snapshots.wrappers import stoppable
 
 WINDOW: Final = 4 << 20  # bytes read at once; a multiple of a page
-WORKERS_MAX: Final = 6  # 23 MB each
+WRITES: Final = 2  # packs on their way to the store beside one for each thread that fills them; 18 MB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,16 @@ class _Window:
     start: int
     length: int
     regions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """The content of window `number`, which lies in `buffer` unless its stream is in memory anyway."""
+
+    number: int
+    window: _Window
+    buffer: memoryview
+    content: memoryview
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +174,7 @@ class _Digests:
 
 
 class _Put:
-    """One run over many windows with a few workers."""
+    """One run over many windows: what its threads share."""
 
     def __init__(self, vault: Vault, streams: Sequence[Stream], watch: Watch, total: int) -> None:
         self._vault = vault
@@ -169,6 +183,7 @@ class _Put:
         self._watch = watch
         self._total = total
         self._lock = threading.Lock()
+        self._failed = threading.Event()
         self._claimed: set[bytes] = set()
         self._done = 0
         self._files: dict[int, int] = {}
@@ -178,38 +193,64 @@ class _Put:
         self.chunks_new = 0
 
     def run(self, windows: Sequence[_Window]) -> list[_Cooked]:
-        workers = max(1, min(WORKERS_MAX, (os.cpu_count() or 1) + 1, self._total // PACK_SIZE))
-        results: list[_Cooked | None] = [None] * len(windows)
-        numbers = iter(range(len(windows)))
-        failed = threading.Event()
-
-        def work() -> None:
-            worker = _Worker(self)
-            try:
-                with stoppable(self._watch.stop):
-                    while not failed.is_set():
-                        with self._lock:
-                            number = next(numbers, None)
-                        if number is None:
-                            break
-                        results[number] = worker.cook(windows[number])
-                    worker.flush()
-            except BaseException:
-                failed.set()
-                self.digests.fail()
-                raise
-
         try:
-            with ThreadPoolExecutor(workers, thread_name_prefix="put") as pool:
-                for future in [pool.submit(work) for _ in range(workers)]:
-                    future.result()
+            return self._run(windows, max(1, min(computing(), self._total // PACK_SIZE)))
         finally:
             for descriptor in self._files.values():
                 os.close(descriptor)
             self._vault.publish(self._packs)
-        return [cooked for cooked in results if cooked is not None]
 
-    def read(self, window: _Window, buffer: memoryview) -> memoryview:
+    def _run(self, windows: Sequence[_Window], cooks: int) -> list[_Cooked]:
+        cooked: list[_Cooked | None] = [None] * len(windows)
+        buffers = Buffers(2 * cooks + 1, WINDOW)
+        with (
+            ThreadPoolExecutor(cooks, thread_name_prefix="put-read") as readers,
+            ThreadPoolExecutor(cooks + WRITES, thread_name_prefix="put-write") as writers,
+            ThreadPoolExecutor(cooks, thread_name_prefix="put-cook") as pool,
+        ):
+            reads = (partial(self._read, number, window, buffers) for number, window in enumerate(windows))
+            ahead = Ahead(readers, reads, cooks + 1)
+            builders = [PackBuilder(self._vault.sealer) for _ in range(2 * cooks + WRITES)]
+            packs = _Packs(self.store_pack, writers, builders)
+            try:
+                for future in [pool.submit(self._cook, ahead, buffers, packs, cooked) for _ in range(cooks)]:
+                    future.result()
+                packs.finish()
+            finally:
+                self._fail()
+                ahead.drop()
+        return [each for each in cooked if each is not None]
+
+    def _cook(self, ahead: Ahead[_Read], buffers: Buffers, packs: _Packs, cooked: list[_Cooked | None]) -> None:
+        """One thread: cuts and names what was read, and fills packs."""
+        cook = _Cook(self, self._vault.naming, packs)
+        try:
+            while not self._failed.is_set() and (taken := ahead.take()) is not None:
+                read = taken.result()
+                cooked[read.number] = cook.cook(read)
+                buffers.give_back(read.buffer)
+                self._advance(read.window.length)
+            cook.flush()
+        except BaseException:
+            self._fail()
+            raise
+
+    def _fail(self) -> None:
+        """Nobody begins anything any more, or waits for somebody who has not begun."""
+        self._failed.set()
+        self.digests.fail()
+
+    def _read(self, number: int, window: _Window, buffers: Buffers) -> _Read:
+        buffer = buffers.take()
+        try:
+            content = self._content(window, buffer)
+            self.digests.add(window, content)
+        except BaseException:
+            self.digests.fail()
+            raise
+        return _Read(number, window, buffer, content)
+
+    def _content(self, window: _Window, buffer: memoryview) -> memoryview:
         stream = self._streams[window.stream]
         if isinstance(stream.source, bytes):
             return memoryview(stream.source)[window.start : window.start + window.length]
@@ -246,13 +287,18 @@ class _Put:
     def store_pack(self, builder: PackBuilder) -> None:
         count = len(builder)
         sealed = builder.finish()
-        self._vault.store.put(self._vault.pack_key(sealed.id), sealed.content, if_absent=True)
+        try:
+            with stoppable(self._watch.stop):
+                self._vault.store.put(self._vault.pack_key(sealed.id), sealed.content, if_absent=True)
+        except BaseException:
+            self._fail()
+            raise
         with self._lock:
             self._packs.append((sealed.id, sealed.rows))
             self.stored += len(sealed.content)
             self.chunks_new += count
 
-    def advance(self, length: int) -> None:
+    def _advance(self, length: int) -> None:
         with self._lock:
             self._done += length
             progress = Progress(self._done, self._total, self.stored)
@@ -261,33 +307,67 @@ class _Put:
             raise Stopped("the upload was called off", "it goes on where it stopped when it is asked for again")
 
 
-class _Worker:
-    """One thread's buffer and pack."""
+class _Packs:
+    """Packs that are being filled and those on their way to the store: as many as there is room for."""
 
-    def __init__(self, put: _Put) -> None:
+    def __init__(self, store: Callable[[PackBuilder], None], pool: Executor, builders: Iterable[PackBuilder]) -> None:
+        self._store = store
+        self._pool = pool
+        self._sent: list[Future[None]] = []
+        self._free: SimpleQueue[PackBuilder] = SimpleQueue()
+        for builder in builders:
+            self._free.put(builder)
+
+    def take(self) -> PackBuilder:
+        """An empty one, as soon as there is one."""
+        return self._free.get()
+
+    def send(self, builder: PackBuilder) -> None:
+        self._sent.append(self._pool.submit(self._send, builder))
+
+    def finish(self) -> None:
+        """All are in the store. Errors: as the store's put."""
+        for sent in self._sent:
+            sent.result()
+
+    def _send(self, builder: PackBuilder) -> None:
+        try:
+            self._store(builder)
+        finally:
+            self._free.put(builder)
+
+
+class _Cook:
+    """One thread's names, and the pack that it fills."""
+
+    def __init__(self, put: _Put, naming: bytes, packs: _Packs) -> None:
         self._put = put
-        self._buffer = memoryview(bytearray(WINDOW))
-        self._builder = PackBuilder(put._vault.sealer)
-        self._naming = put._vault.naming
+        self._naming = naming
+        self._packs = packs
+        self._builder: PackBuilder | None = None
 
-    def cook(self, window: _Window) -> _Cooked:
-        content = self._put.read(window, self._buffer)
-        self._put.digests.add(window, content)
-        cuts = cut(content, window.regions)
-        edges, naming = cuts.edges, self._naming
+    def cook(self, read: _Read) -> _Cooked:
+        content, naming = read.content, self._naming
+        cuts = cut(content, read.window.regions)
+        edges = cuts.edges
         pieces = [content[start:end] for start, end, zero in zip(edges, edges[1:], cuts.zero, strict=False) if not zero]
         names = [blake3(piece, key=naming).digest() for piece in pieces]
         joined = b"".join(names)
         for i in self._put.claim(names, joined):
-            self._builder.add(names[i], pieces[i])
-            if self._builder.is_full:
-                self._put.store_pack(self._builder)
-        self._put.advance(window.length)
+            self._add(names[i], pieces[i])
         return _Cooked(joined, np.array(cuts.zero, bool), np.diff(np.array(edges)).astype(np.uint32))
 
+    def _add(self, name: bytes, piece: memoryview) -> None:
+        if self._builder is None:
+            self._builder = self._packs.take()
+        self._builder.add(name, piece)
+        if self._builder.is_full:
+            self.flush()
+
     def flush(self) -> None:
-        if not self._builder.is_empty:
-            self._put.store_pack(self._builder)
+        if self._builder is not None:
+            self._packs.send(self._builder)
+            self._builder = None
 
 
 def _recipe(
