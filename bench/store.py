@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -37,7 +37,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 def measure(quick: bool) -> list[Row]:
     rows: list[Row] = []
     scale = (store_scale.memory_rows, store_scale.bucket_rows, store_scale.million_rows)
-    for part in (rank_rows, rival_rows, *scale, store_jobs.measure):
+    for part in (rank_rows, rival_rows, random_rows, *scale, store_jobs.measure):
         for each in part(quick):
             print(f"  {each.name}: {each.value:.3g} {each.unit} (goal {each.goal:.3g}, bar {each.bar:.3g})", flush=True)
             rows.append(each)
@@ -170,8 +170,39 @@ class Took:
     bytes: int
 
 
+Change = Callable[[Path], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """An image set as it is at first, and how it is later: `begin(folder)` makes one, `change` makes it the other."""
+
+    begin: Callable[[Path, int], Path]
+    change: Change
+
+
 def rival_rows(quick: bool) -> list[Row]:
-    rounds, size_gb = (1, 0.25) if quick else (3, SIZE_GB)
+    """The images of a real job, four ranks in 2 GB, and those of 20 steps later."""
+    with TemporaryDirectory(dir=DISK) as kept:
+        first, second = _ddp_images(Path(kept), 512 if quick else 2048)
+        files = Files(lambda folder, _: _replaced(folder / "image", first), lambda image: _replaced(image, second))
+        return _beside_rivals("store", files, 1 if quick else 3)
+
+
+def random_rows(quick: bool) -> list[Row]:
+    """The worst there can be: most of it random, nothing in it twice, a tenth of it changed."""
+    size_gb = 0.25 if quick else SIZE_GB
+    files = Files(lambda folder, number: image(folder / "image", size_gb, number), change)
+    return _beside_rivals("store/random", files, 1 if quick else 3)
+
+
+def _replaced(image: Path, by: Path) -> Path:
+    shutil.rmtree(image, ignore_errors=True)
+    shutil.copytree(by, image)
+    return image
+
+
+def _beside_rivals(group: str, files: Files, rounds: int) -> list[Row]:
     rivals = {name: act for name, act in RIVALS.items() if shutil.which(name)}
     for name in RIVALS.keys() - rivals.keys():
         print(f"  {name} is not installed: its rows are missing (apt-get install restic borgbackup)", flush=True)
@@ -179,31 +210,33 @@ def rival_rows(quick: bool) -> list[Row]:
     for number in range(rounds):
         for name, act in (*rivals.items(), ("ours", _ours), ("cp", _cp)):
             with TemporaryDirectory(dir=DISK) as folder:
+                image = files.begin(Path(folder), number)
                 settle()
-                runs[name].append(act(Path(folder), image(Path(folder) / "image", size_gb, number)))
-    return [*_rival_rows(runs, rivals), *_copy_rows(runs)]
+                runs[name].append(act(Path(folder), image, files.change))
+    return [*_rival_rows(group, runs, rivals), *_copy_rows(group, runs)]
 
 
-def _rival_rows(runs: dict[str, list[Took]], rivals: dict[str, Callable[[Path, Path], Took]]) -> list[Row]:
+def _rival_rows(group: str, runs: dict[str, list[Took]], rivals: Iterable[str]) -> list[Row]:
     rows = []
     for name in rivals:
         for what, goal, bar in (("cold_s", 0.1, 0.25), ("second_s", 0.1, 0.25), ("get_s", 0.1, 0.25)):
             pairs = [getattr(o, what) / getattr(r, what) for o, r in zip(runs["ours"], runs[name], strict=True)]
             said = f"{name}: {median(getattr(r, what) for r in runs[name]):.3g} s, ours "
             said += f"{median(getattr(o, what) for o in runs['ours']):.3g} s"
-            rows.append(row(f"store/{what[:-2]}/{name}", pairs, "× its time", goal=goal, bar=bar, against=said))
+            rows.append(row(f"{group}/{what[:-2]}/{name}", pairs, "× its time", goal=goal, bar=bar, against=said))
         sizes = [o.bytes / r.bytes for o, r in zip(runs["ours"], runs[name], strict=True)]
-        rows.append(row(f"store/bytes/{name}", sizes, "× its bytes", goal=1.0, bar=1.0, against=f"{name}, same files"))
+        said = f"{name}, same files: {median(r.bytes for r in runs[name]) / 1e6:.0f} MB"
+        rows.append(row(f"{group}/bytes/{name}", sizes, "× its bytes", goal=1.0, bar=1.0, against=said))
     return rows
 
 
-def _copy_rows(runs: dict[str, list[Took]]) -> list[Row]:
+def _copy_rows(group: str, runs: dict[str, list[Took]]) -> list[Row]:
     pairs = [o.second_s / c.second_s for o, c in zip(runs["ours"], runs["cp"], strict=True)]
     said = f"cp of the same files: {median(c.second_s for c in runs['cp']):.3g} s"
-    return [row("store/second/cp", pairs, "× its time", goal=1.0, bar=1.0, against=said)]
+    return [row(f"{group}/second/cp", pairs, "× its time", goal=1.0, bar=1.0, against=said)]
 
 
-def _ours(folder: Path, image: Path) -> Took:
+def _ours(folder: Path, image: Path, change: Change) -> Took:
     store = FolderStore.create(folder / "store")
     first = streams(image)
     cold_s = timed(lambda: put(store, first, "one"))
@@ -220,7 +253,7 @@ def _ours(folder: Path, image: Path) -> Took:
     return Took(cold_s, second_s, get_s, held)
 
 
-def _restic(folder: Path, image: Path) -> Took:
+def _restic(folder: Path, image: Path, change: Change) -> Took:
     environment = {**os.environ, "RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": str(folder / "cache")}
 
     def run(*words: str) -> None:
@@ -237,7 +270,7 @@ def _restic(folder: Path, image: Path) -> Took:
     return Took(cold_s, second_s, timed(lambda: run("restore", "latest", "--target", str(folder / "out"))), held)
 
 
-def _borg(folder: Path, image: Path) -> Took:
+def _borg(folder: Path, image: Path, change: Change) -> Took:
     environment = {**os.environ, "BORG_PASSPHRASE": "x", "BORG_BASE_DIR": str(folder / "base")}
     out = folder / "out"
     out.mkdir()
@@ -256,7 +289,7 @@ def _borg(folder: Path, image: Path) -> Took:
     return Took(cold_s, second_s, timed(lambda: run("extract", f"{repository}::two")), held)
 
 
-def _cp(folder: Path, image: Path) -> Took:
+def _cp(folder: Path, image: Path, change: Change) -> Took:
     def copy(name: str) -> float:
         return timed(lambda: subprocess.run(["cp", "-r", image, folder / name], check=True))
 
@@ -268,4 +301,4 @@ def _cp(folder: Path, image: Path) -> Took:
     return Took(cold_s, second_s, copy("three"), stored_bytes(folder / "one"))
 
 
-RIVALS: dict[str, Callable[[Path, Path], Took]] = {"restic": _restic, "borg": _borg}
+RIVALS: dict[str, Callable[[Path, Path, Change], Took]] = {"restic": _restic, "borg": _borg}

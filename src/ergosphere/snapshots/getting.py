@@ -7,11 +7,11 @@ others read what comes next and write what was opened.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +21,17 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.copying import PRIVATE_MODE
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
-from ergosphere.snapshots.pipeline import Ahead, computing
+from ergosphere.snapshots.pipeline import Ahead, Buffers, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
 from ergosphere.snapshots.runs import Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
 AHEAD: Final = 2  # reads under way beside those that are being opened, 17 MB each
+BATCH_SIZE: Final = 8 << 20  # bytes opened before they are written
+PIECES_MAX: Final = 1024  # of one system call, as Linux has it
+
+_Write = tuple[int, int, memoryview]  # target, offset, content
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +78,7 @@ class _FileTargets:
     def __init__(self, files: Sequence[int]) -> None:
         self._files = files
 
-    def write(self, target: int, offset: int, content: list[Bytes]) -> None:
+    def write(self, target: int, offset: int, content: Sequence[Bytes]) -> None:
         while True:
             count = os.pwritev(self._files[target], content, offset)
             left = sum(map(len, content)) - count
@@ -87,7 +91,7 @@ class _MemoryTarget:
     def __init__(self, content: bytearray) -> None:
         self._content = content
 
-    def write(self, target: int, offset: int, content: list[Bytes]) -> None:
+    def write(self, target: int, offset: int, content: Sequence[Bytes]) -> None:
         for piece in content:
             self._content[offset : offset + len(piece)] = piece
             offset += len(piece)
@@ -99,7 +103,7 @@ Targets = _FileTargets | _MemoryTarget
 def _fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: Targets) -> int:
     wanted, places = _places(recipe, streams)
     runs = list(_runs(vault, recipe, wanted))
-    fetch = _Fetch(vault, recipe.freeze, places, targets)
+    fetch = _Fetch(vault, recipe.freeze, places)
     opening = min(computing(), len(runs))
     if not opening:
         return 0
@@ -108,8 +112,9 @@ def _fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: 
         ThreadPoolExecutor(opening + 1, thread_name_prefix="get-write") as writers,
         ThreadPoolExecutor(opening, thread_name_prefix="get-open") as openers,
     ):
+        buffers = Buffers(2 * opening + 1, BATCH_SIZE)
         ahead = Ahead(readers, (partial(fetch.read, run) for run in runs), opening + AHEAD)
-        futures = [openers.submit(fetch.work, ahead, writers) for _ in range(opening)]
+        futures = [openers.submit(fetch.work, ahead, _Writer(targets, writers, buffers)) for _ in range(opening)]
         try:
             return sum(future.result() for future in futures)
         finally:
@@ -154,11 +159,10 @@ class _Read:
 class _Fetch:
     """One fetch: shared by its threads."""
 
-    def __init__(self, vault: Vault, freeze: str, places: _Places, targets: Targets) -> None:
+    def __init__(self, vault: Vault, freeze: str, places: _Places) -> None:
         self._vault = vault
         self._freeze = freeze
         self._places = places
-        self._targets = targets
 
     def read(self, run: Run) -> _Read:
         """Errors: Damaged (the pack is gone), StoreError."""
@@ -167,9 +171,9 @@ class _Fetch:
         except NotFound:
             raise Damaged(_named(run), self._freeze, "is missing") from None
 
-    def work(self, ahead: Ahead[_Read], writers: ThreadPoolExecutor) -> int:
+    def work(self, ahead: Ahead[_Read], writer: _Writer) -> int:
         """Open and write what the others have read; bytes read."""
-        done, writer = 0, _Writer(self._targets, writers)
+        done = 0
         while (read := ahead.take()) is not None:
             done += self._open(read.result(), writer)
         writer.finish()
@@ -182,7 +186,6 @@ class _Fetch:
         except Damaged:
             self._vault.store.forget(self._vault.pack_key(read.run.pack_id))
             self._open_once(self.read(read.run), writer)
-        writer.flush()
         return read.run.size
 
     def _open_once(self, read: _Read, writer: _Writer) -> None:
@@ -191,7 +194,8 @@ class _Fetch:
         first, target, offset = self._places.first, self._places.target, self._places.offset
         try:
             for piece in run.pieces():
-                chunk = reader.read(piece.name, piece.at, piece.size, piece.kind, content[piece.held])
+                chunk = writer.room(piece.size)
+                reader.read_into(chunk, piece.name, piece.at, piece.kind, content[piece.held])
                 for p in range(first[piece.chunk], first[piece.chunk + 1]):
                     writer.write(target[p], offset[p], chunk)
         except Damaged as error:
@@ -203,36 +207,64 @@ def _named(run: Run) -> str:
 
 
 class _Writer:
-    """Joins writes that follow each other: neighbours in a pack mostly are neighbours in their stream. One thread's."""
+    """Gathers chunks in one buffer, then sorts and joins their writes: a chunk may go to many places, and neighbours in
+    a pack mostly are neighbours in each of their streams. One thread's.
+    """
 
-    PIECES_MAX: Final = 256  # of one system call
-    UNDER_WAY_MAX: Final = 3  # writes, some 9 MB each
-
-    def __init__(self, targets: Targets, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, targets: Targets, pool: Executor, buffers: Buffers) -> None:
         self._targets = targets
         self._pool = pool
-        self._under_way: deque[Future[None]] = deque()
-        self._target = -1
-        self._start = self._end = 0
-        self._pieces: list[Bytes] = []
+        self._buffers = buffers
+        self._buffer: memoryview | None = None
+        self._used = 0
+        self._batch: list[_Write] = []
+        self._under_way: list[Future[None]] = []
 
-    def write(self, target: int, offset: int, content: Bytes) -> None:
-        if target != self._target or offset != self._end or len(self._pieces) >= self.PIECES_MAX:
-            self.flush()
-            self._target, self._start, self._end = target, offset, offset
-        self._pieces.append(content)
-        self._end += len(content)
+    def room(self, size: int) -> memoryview:
+        """Where a chunk goes before it is written. Errors: OSError (of an earlier write)."""
+        if self._buffer is None or self._used + size > BATCH_SIZE:
+            self._flush()
+            self._buffer = self._buffers.take()
+        self._used += size
+        return self._buffer[self._used - size : self._used]
 
-    def flush(self) -> None:
-        """Errors: OSError (of an earlier write)."""
-        if self._pieces:
-            self._under_way.append(self._pool.submit(self._targets.write, self._target, self._start, self._pieces))
-            self._target, self._pieces = -1, []
-        while len(self._under_way) > self.UNDER_WAY_MAX:
-            self._under_way.popleft().result()
+    def write(self, target: int, offset: int, content: memoryview) -> None:
+        self._batch.append((target, offset, content))
 
     def finish(self) -> None:
         """All is written. Errors: OSError."""
-        self.flush()
-        while self._under_way:
-            self._under_way.popleft().result()
+        self._flush()
+        for future in self._under_way:
+            future.result()
+
+    def _flush(self) -> None:
+        if self._buffer is not None:
+            self._under_way.append(self._pool.submit(self._write_all, self._buffer, self._batch))
+        self._buffer, self._used, self._batch = None, 0, []
+        done = [future for future in self._under_way if future.done()]
+        self._under_way = [future for future in self._under_way if not future.done()]
+        for future in done:
+            future.result()
+
+    def _write_all(self, buffer: memoryview, batch: list[_Write]) -> None:
+        try:
+            _write_all(self._targets, batch)
+        finally:
+            self._buffers.give_back(buffer)
+
+
+def _write_all(targets: Targets, batch: list[_Write]) -> None:
+    batch.sort(key=itemgetter(0, 1))
+    first, after = 0, (-1, -1)
+    for i, (target, offset, content) in enumerate(batch):
+        if (target, offset) != after or i - first == PIECES_MAX:
+            _write_joined(targets, batch[first:i])
+            first = i
+        after = (target, offset + len(content))
+    _write_joined(targets, batch[first:])
+
+
+def _write_joined(targets: Targets, neighbours: list[_Write]) -> None:
+    if neighbours:
+        target, offset, _ = neighbours[0]
+        targets.write(target, offset, [content for _, _, content in neighbours])

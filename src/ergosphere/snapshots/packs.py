@@ -38,6 +38,7 @@ RAW, ZSTD = 0, 1
 SAMPLE: Final = 2048  # bytes of a chunk that tell whether compressing it pays
 PAYS: Final = 0.9  # of its size at most, or the chunk stays as it is
 LEVEL: Final = 1
+UNREADABLE: Final = "was damaged or was not written with this key"
 
 ROW: Final = np.dtype(
     [("name", "<u8", (4,)), ("at", "<u4"), ("stored", "<u4"), ("size", "<u4"), ("kind", "u1"), ("pad", "V3")]
@@ -186,7 +187,19 @@ class ChunkReader:
             if kind == ZSTD:
                 content = self._decompressor.decompress(content, max_output_size=min(size, CHUNK_SIZE_MAX))
         except (InvalidTag, zstandard.ZstdError, ValueError):
-            raise Damaged("a chunk", how="was damaged or was not written with this key") from None
+            raise Damaged("a chunk", how=UNREADABLE) from None
         if len(content) != size or name_of(content, self._naming) != name:
             raise Damaged("a chunk")
         return content
+
+    def read_into(self, out: memoryview, name: bytes, at: int, kind: int, stored: memoryview) -> None:
+        """As `read`, to where there is as much room as the chunk has bytes. Errors: Damaged."""
+        if kind != RAW or len(stored) != len(out) + self._cipher.overhead:
+            out[:] = self.read(name, at, len(out), kind, stored)
+            return
+        try:
+            self._cipher.read_into(at, stored, out)
+        except InvalidTag:
+            raise Damaged("a chunk", how=UNREADABLE) from None
+        if name_of(out, self._naming) != name:
+            raise Damaged("a chunk")

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 def computing() -> int:
-    """How many threads of one transfer compute: half the cores, the others read and write."""
-    return max(1, min(COMPUTING_MAX, (os.cpu_count() or 1) // 2))
+    """How many threads of one transfer compute; others read and write for them."""
+    return max(1, min(COMPUTING_MAX, os.cpu_count() or 1))
 
 
 class Ahead(Generic[T]):
