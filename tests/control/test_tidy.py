@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +27,12 @@ from ergosphere.snapshots import records
 from ergosphere.snapshots.blobs import blob_key, put_blob
 from ergosphere.snapshots.depot import open_depot
 from ergosphere.snapshots.digests import digest_bytes
+from ergosphere.snapshots.documents import canonical
 from ergosphere.snapshots.errors import Busy, StoreUnreachable
 from ergosphere.snapshots.gather import CellFiles
 from ergosphere.snapshots.pages import PAGE
 from ergosphere.snapshots.pool import Pool
+from ergosphere.snapshots.recipes import HEAD, RECIPE_VERSION
 from ergosphere.snapshots.records import Swept
 from ergosphere.snapshots.remote import marker
 from ergosphere.snapshots.results import load_results, save_result
@@ -230,6 +232,49 @@ def test_one_vault_that_cannot_be_opened_stops_neither_sweeps_nor_checks_of_the_
     (damage,) = (one for one in report.findings if one.kind == "damaged")
     assert damage.what.startswith(f"the vault {root} cannot be opened: {said}") and "backup" in damage.what
     assert not any(one.kind == "snapshot" for one in report.findings) and report.packs > 0
+
+
+def busy(service: Service) -> None:
+    """Another home sweeps project a."""
+    service.store.put(f"{vault_root('a')}/sweeping", b"another 00")
+
+
+def too_new(service: Service) -> None:
+    """A newer version has stored a snapshot of project a."""
+    vault = service.depot.vault("a")
+    head = canonical({"version": RECIPE_VERSION + 1})
+    key = vault.recipe_key("new.0")
+    service.store.put(key, vault.sealer.seal(HEAD.pack(len(head), 0, 0) + head, key))
+
+
+@pytest.mark.parametrize(("spoil", "why"), [(busy, "another sweep of this store is under way"), (too_new, "version 2")])
+def test_what_stops_the_sweep_of_one_project_is_told_and_the_others_are_swept(
+    service: Service, three: Cell, clock: HandClock, spoil: Callable[[Service], None], why: str
+) -> None:
+    service.depot.vault("a")
+    keep(service, Cell(three.root.parent / "other"), "s4", 4)
+    spoil(service)
+    for name in ("s1", "s2"):
+        service.verbs.remove_snapshot(f"j@{name}")
+    report = Tidy(service).sweep()
+    (note,) = report.notes
+    assert note.startswith("project a is left out: ") and why in note
+    assert set(service.depot.vault("p").recipe_names()) == {"s3.0", "s4.0"}
+
+
+def test_a_snapshot_of_a_newer_version_stops_the_sweep_of_what_it_may_refer_to_only(
+    service: Service, three: Cell, clock: HandClock
+) -> None:
+    service.verbs.remove_snapshot("j@s1")
+    Tidy(service).sweep()
+    key = service.depot.vault("p").recipe_key("gone.0")
+    service.store.put(key, service.store.get(service.depot.vault("p").recipe_key("s3.0")))
+    service.store.put("freezes/new", canonical({"ergosphere": "freeze", "version": 9, "verdict": "commit"}))
+    service.verbs.remove_snapshot("j@s2")
+    tidy = Tidy(service)
+    assert "version 9" in tidy.sweep().notes[0]
+    assert records.load(service.store, "s2").id == "s2"
+    assert service.store.has(key), "the new one may be on its way here, and may borrow from it"
 
 
 def test_snapshots_in_a_vault_that_cannot_be_opened_are_named_with_the_reason(service: Service, three: Cell) -> None:

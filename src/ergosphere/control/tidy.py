@@ -18,10 +18,11 @@ from ergosphere.control.ledger.tables import JobRow, SnapshotRow
 from ergosphere.control.service import Service
 from ergosphere.core.model import ENDED
 from ergosphere.snapshots import collect, sweep
-from ergosphere.snapshots.errors import Busy, SnapshotError
+from ergosphere.snapshots.errors import Busy, Damaged, SnapshotError, TooNew
 from ergosphere.snapshots.settings import home_id
-from ergosphere.snapshots.store import now_s
-from ergosphere.snapshots.sweep import Freed, Needs
+from ergosphere.snapshots.store import Store, now_s
+from ergosphere.snapshots.sweep import Freed, Needs, SweepPlan
+from ergosphere.snapshots.vault import Vault
 from ergosphere.wire.snapshots import GcReport
 
 SWEEP_EVERY_S: Final = 900.0
@@ -57,24 +58,19 @@ class Tidy:
     def _report(self, *, dry_run: bool) -> GcReport:
         store, home = self.service.store, home_id(self.service.identity.home)
         needs = self._needs()  # first: what is committed after this is young
-        swept = sweep.plan(store, now_s(store, sweep.CLOCK), needs=needs)
-        freed = [Freed(swept.bytes) if dry_run else sweep.execute(store, swept)]
+        swept = _plan(store, needs)
+        freed = Freed(swept.bytes) if dry_run else sweep.execute(store, swept)
         vaults, closed = self.service.depot.vaults()
         gone = frozenset(swept.snapshots) if dry_run else frozenset()
-        planned = [collect.plan(vault, gone=gone) for vault in vaults]
-        freed += [
-            Freed(one.bytes) if dry_run else collect.execute(vault, one, home)
-            for vault, one in zip(vaults, planned, strict=True)
-        ]
-        notes = {*swept.notes, *(note for one in planned for note in one.notes)}
-        notes |= {*(note for each in freed for note in each.notes), *_left_out(closed)}
+        done = [_sweep_vault(vault, gone, None if dry_run else home) for vault in vaults]
+        notes = {*swept.notes, *freed.notes, *_left_out(closed), *(note for one in done for note in one.notes)}
         return GcReport(
             dry_run=dry_run,
-            snapshots=swept.snapshots if not freed[0].notes else (),
-            objects=len(swept.keys) + len(swept.markers) + len(swept.blobs) + sum(len(one.delete) for one in planned),
-            bytes=sum(each.bytes for each in freed),
-            later_bytes=sum(one.bytes_later for one in planned),
-            repacked_bytes=sum(one.bytes_repacked for one in planned),
+            snapshots=swept.snapshots if not freed.notes else (),
+            objects=len(swept.keys) + len(swept.markers) + len(swept.blobs) + sum(one.packs for one in done),
+            bytes=freed.bytes + sum(one.bytes for one in done),
+            later_bytes=sum(one.bytes_later for one in done),
+            repacked_bytes=sum(one.bytes_repacked for one in done),
             notes=tuple(sorted(notes)),
         )
 
@@ -105,6 +101,42 @@ class Tidy:
                 retired=frozenset(snapshot for snapshot, dropped in rows if dropped),
                 jobs=frozenset(job.id for job in jobs),
             )
+
+
+def _plan(store: Store, needs: Needs) -> SweepPlan:
+    """Of snapshots and plain content; none where something that a newer version wrote may refer to any of it.
+
+    Errors: StoreError.
+    """
+    try:
+        return sweep.plan(store, now_s(store, sweep.CLOCK), needs=needs)
+    except TooNew as error:
+        return SweepPlan((), (), (), 0.0, (f"only chunks of projects are swept: {error}",))
+
+
+@dataclass(frozen=True, slots=True)
+class _VaultSwept:
+    """What a sweep did, or would do, in one vault."""
+
+    packs: int = 0
+    bytes: int = 0
+    bytes_later: int = 0
+    bytes_repacked: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def _sweep_vault(vault: Vault, gone: frozenset[str], home: str | None) -> _VaultSwept:
+    """One project's chunks; what stops the sweep there is no reason not to sweep the others. `home` None: a dry run.
+
+    Errors: StoreError.
+    """
+    try:
+        planned = collect.plan(vault, gone=gone)
+        freed = Freed(planned.bytes) if home is None else collect.execute(vault, planned, home)
+    except (Busy, Damaged, TooNew) as error:
+        return _VaultSwept(notes=(f"project {vault.project} is left out: {error}",))
+    later = (planned.bytes_later, planned.bytes_repacked)
+    return _VaultSwept(len(planned.delete), freed.bytes, *later, (*planned.notes, *freed.notes))
 
 
 def _left_out(closed: Mapping[str, SnapshotError]) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
-from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull
+from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull, TooNew
 from ergosphere.snapshots.gather import is_remote
 from ergosphere.snapshots.manifest import Manifest
 from ergosphere.snapshots.recipes import names_in
@@ -227,7 +227,10 @@ def _is_pending(vault: Vault, now_s: float, gone: frozenset[str]) -> bool:
         freeze_id = stored.key.removeprefix(RECORDS)
         if now_s - stored.written_s < UPLOAD_S_MAX and freeze_id not in gone:
             with suppress(NotFound, Damaged):
-                record = parse(freeze_id, vault.store.get(stored.key))
+                try:
+                    record = parse(freeze_id, vault.store.get(stored.key))
+                except TooNew:
+                    return True
                 if isinstance(record, Manifest) and not is_remote(vault.store, record):
                     return True
     return False
