@@ -47,6 +47,11 @@ class Bucket:
         """Its e-tag, which ends with the number of its parts where it was put in parts."""
         return str(_client(self.config).head_object(Bucket=self.name, Key=key)["ETag"])
 
+    def unfinished(self) -> list[str]:
+        """Keys of uploads in parts that were neither ended nor called off: their parts are paid for."""
+        found = _client(self.config).list_multipart_uploads(Bucket=self.name)
+        return [str(upload["Key"]) for upload in found.get("Uploads", [])]
+
 
 def _client(config: dict[str, str]) -> Any:
     return boto3.client(

@@ -7,7 +7,8 @@ large one piece by piece, as S3 copies nothing onto itself and nothing beyond 5 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -80,14 +81,7 @@ class ObjectStore:
         if if_absent and self.has(key):
             return False
         with self._guard(key):
-            obstore.put(
-                self._bucket,
-                key,
-                source,
-                use_multipart=True,
-                chunk_size=part_size(source.stat().st_size),
-                max_concurrency=PARTS_AT_ONCE,
-            )
+            obstore.put(self._bucket, key, source, **_in_parts(source.stat().st_size))
         return True
 
     def get(self, key: str) -> bytes:
@@ -160,23 +154,30 @@ class ObjectStore:
         """Who else writes it meanwhile has renewed it."""
         with suppress(_TakenError, NotFound), self._guard(key):
             if status["size"] > PARTS_FROM:
-                self._renew_in_parts(key, status)
+                asyncio.run(self._renew_in_parts(key, status))
                 return
             known = {"e_tag": status["e_tag"], "version": status["version"]}
             version: Any = {name: value for name, value in known.items() if value is not None}
             content = obstore.get(self._bucket, key).bytes()
             obstore.put(self._bucket, key, bytes(content), mode=version, use_multipart=False)
 
-    def _renew_in_parts(self, key: str, status: ObjectMeta) -> None:
-        """Nothing is seen of it before its end: where reading fails, the writer is dropped and the old one stays."""
-        size = status["size"]
-        writer = obstore.open_writer(self._bucket, key, buffer_size=part_size(size), max_concurrency=PARTS_AT_ONCE)
-        for start in range(0, size, STEP):
-            asked: GetOptions = {"range": (start, min(start + STEP, size))}
+    async def _renew_in_parts(self, key: str, status: ObjectMeta) -> None:
+        """Nothing is seen of it before its end: where reading fails, the parts are called off and the old one stays.
+
+        As a coroutine: `obstore` cannot be called from an iterator that it goes through itself. Its writer
+        (`open_writer`), which could be used without, leaves its parts behind when it is dropped.
+        """
+        options = _in_parts(status["size"])
+        await obstore.put_async(self._bucket, key, self._pieces(key, status), **options)
+
+    async def _pieces(self, key: str, status: ObjectMeta) -> AsyncIterator[Any]:
+        """All of an object as it was when `status` was asked for."""
+        for start in range(0, status["size"], STEP):
+            asked: GetOptions = {"range": (start, min(start + STEP, status["size"]))}
             if status["e_tag"] is not None:
                 asked["if_match"] = status["e_tag"]
-            writer.write(obstore.get(self._bucket, key, options=asked).bytes())
-        writer.close()
+            found = await obstore.get_async(self._bucket, key, options=asked)
+            yield await found.bytes_async()
 
     @contextmanager
     def _guard(self, key: str) -> Iterator[None]:
@@ -207,6 +208,11 @@ class ObjectStore:
             if is_no_room(error):
                 raise StoreFull(str(error.filename)) from error
             raise
+
+
+def _in_parts(size: int) -> dict[str, Any]:
+    """How `obstore` puts an object of so many bytes; it calls the parts off itself when it fails anywhere."""
+    return {"use_multipart": True, "chunk_size": part_size(size), "max_concurrency": PARTS_AT_ONCE}
 
 
 def part_size(size: int) -> int:
