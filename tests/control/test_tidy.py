@@ -14,7 +14,8 @@ from tests.hand_clock import HandClock
 from tests.snapshots.vaultkit import Cell, pages
 
 from ergosphere import system
-from ergosphere.control import inspecting
+from ergosphere.cli.snapshot_views import durability
+from ergosphere.control import inspecting, shown
 from ergosphere.control.leases import Leases
 from ergosphere.control.ledger.database import open_database
 from ergosphere.control.ledger.tables import EventRow, SnapshotRow
@@ -38,6 +39,7 @@ from ergosphere.snapshots.remote import marker
 from ergosphere.snapshots.results import load_results, save_result
 from ergosphere.snapshots.settings import home_id
 from ergosphere.snapshots.vault_head import vault_root
+from ergosphere.wire.jobs import SnapshotInfo
 from ergosphere.wire.snapshots import FsckRequest
 
 DAY_S = 24 * 3600.0
@@ -206,6 +208,45 @@ def test_a_check_names_a_kept_snapshot_whose_record_is_gone(service: Service, th
     assert "its record is missing" in report.findings[0].what and not report.ok
     service.verbs.remove_snapshot("j@s2")
     assert inspecting.check(service, FsckRequest(read=False)).ok
+
+
+def listed(service: Service, name: str) -> SnapshotInfo:
+    with service.ledger.read() as look:
+        return shown.snapshot(look.session.get_one(SnapshotRow, name), service.inbox.uploads)
+
+
+def test_what_a_check_found_damaged_is_listed_so_until_a_full_check_finds_it_whole(
+    service: Service, three: Cell
+) -> None:
+    key = service.depot.vault("p").recipe_key("s3.0")
+    content = service.store.get(key)
+    service.store.put(key, content[:-1] + b"?")
+    assert durability(listed(service, "s3"))[0] == "remote"
+    inspecting.check(service, FsckRequest(read=False))
+    assert durability(listed(service, "s3"))[0] == "damaged in the store"
+    assert "the recipe s3.0" in listed(service, "s3").trouble and not is_flagged(service, "s3")
+    assert durability(listed(service, "s2"))[0] == "remote"
+    service.store.put(key, content)
+    inspecting.check(service, FsckRequest(read=False))
+    assert listed(service, "s3").trouble, "a quick look has not read it"
+    inspecting.check(service, FsckRequest())
+    assert durability(listed(service, "s3"))[0] == "remote"
+    with service.ledger.read() as look:
+        (event,) = look.session.query(EventRow).filter_by(kind="snapshot-damaged")
+        assert event.text.startswith("a check found snapshot s3 damaged in the store")
+
+
+def test_a_remote_snapshot_without_mark_and_recipe_is_not_called_whole(service: Service, three: Cell) -> None:
+    service.store.delete(marker("s1", 0))
+    service.store.delete(marker("s2", 0))
+    service.store.delete(service.depot.vault("p").recipe_key("s2.0"))
+    report = inspecting.check(service, FsckRequest(read=False))
+    assert {one.kind: one.what for one in report.findings if one.kind != "orphaned"} == {
+        "snapshot": "s2 cannot be thawed: the recipe of its cell 0 is missing",
+        "damaged": "remote/s1/0 is missing, which says that this cell is in the store",
+    }
+    inspecting.check(service, FsckRequest(repair=True))
+    assert service.store.has(marker("s1", 0)) and not service.store.has(marker("s2", 0))
 
 
 def test_recipes_of_no_snapshot_are_told_and_are_no_damage(service: Service, three: Cell) -> None:

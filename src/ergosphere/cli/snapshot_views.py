@@ -9,7 +9,8 @@ from ergosphere.cli.columns import Cell, Column, Row, table
 from ergosphere.cli.facts import Fact
 from ergosphere.cli.safe import safe_line
 from ergosphere.cli.words import bytes_text, plural, span_text
-from ergosphere.wire.jobs import SnapshotInfo
+from ergosphere.core.model import ENDED
+from ergosphere.wire.jobs import JobInfo, SnapshotInfo
 from ergosphere.wire.paths import from_text
 from ergosphere.wire.snapshots import FsckReport, GcReport, KindBytes, SnapshotDetail, SnapshotDiff
 
@@ -37,6 +38,16 @@ def list_view(found: Sequence[SnapshotInfo], names: Mapping[str, str], now_s: fl
     return table(_LIST, [_row(one, names, now_s) for one in found], width)
 
 
+def none_listed(job: JobInfo | None) -> tuple[str, str]:
+    """What is said of a job without a snapshot (None: of all jobs), and what can be done."""
+    if job is None:
+        return "no snapshots", "take one: ergo snapshot create JOB"
+    if job.phase in ENDED:
+        said = f"no snapshots: {job.name} has ended, and only named ones outlive their job"
+        return said, f"what it left: ergo fetch {job.name}"
+    return "no snapshots", f"take one: ergo snapshot create {job.name}"
+
+
 def _row(one: SnapshotInfo, names: Mapping[str, str], now_s: float) -> Row:
     state, style = durability(one)
     cells = (
@@ -60,7 +71,7 @@ def durability(one: SnapshotInfo) -> tuple[str, str]:
     if one.out_of_reach:
         return f"gone with {', '.join(one.nodes)}", "red"
     if one.durability == "remote":
-        return "remote", "green"
+        return ("damaged in the store", "red") if one.trouble else ("remote", "green")
     share = f", {one.uploaded:.0%} uploaded" if one.uploaded is not None else ""
     return f"node{share}", "yellow"
 
@@ -75,7 +86,7 @@ def detail_view(found: SnapshotDetail, now_s: float) -> Group:
     lines: list[RenderableType] = [
         Text.assemble((f"{safe_line(found.job_name)}@{found.id}", "bold"), (name, "cyan"), "  ", (state, style))
     ]
-    lines += [Fact("store", f"not reached yet: {safe_line(found.trouble)}", "yellow")] if found.trouble else []
+    lines += [Fact("store", _trouble(found), "yellow")] if found.trouble else []
     lines.append(Fact("taken", f"{span_text(now_s - found.taken_s)} ago ({found.why}), #{found.number}"))
     lines.append(Fact("stood", f"the job stood still for {span_text(found.stopped_s)}"))
     lines += [Fact("copy of", found.origin)] if found.origin else []
@@ -87,6 +98,12 @@ def detail_view(found: SnapshotDetail, now_s: float) -> Group:
         lines.append(Fact(fit.node, safe_line(word), "red" if fit.fits is False else ""))
     lines += [Fact("note", safe_line(found.note), "yellow")] if found.note else []
     return Group(*lines)
+
+
+def _trouble(found: SnapshotDetail) -> str:
+    if found.durability == "remote":
+        return f"{safe_line(found.trouble)}; a node that still has its images can thaw it all the same"
+    return f"not reached yet: {safe_line(found.trouble)}"
 
 
 def _kind(kind: KindBytes) -> tuple[str, str]:

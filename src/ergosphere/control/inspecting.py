@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -132,6 +132,7 @@ def check(service: Service, wish: FsckRequest) -> FsckReport:
     )
     dropped = wanted.snapshots - _wanted(service).snapshots  # since: nobody asks for these any more
     report.affected = {name: why for name, why in report.affected.items() if name not in dropped}
+    _keep_faults(service, report.affected)
     if wish.read:
         _mark_whole(service, report.whole)
     return FsckReport(
@@ -147,8 +148,9 @@ def _wanted(service: Service) -> fsck.Wanted:
     """What the ledger relies on now."""
     with service.ledger.read() as look:
         jobs = [job for job in look.session.scalars(select(JobRow)) if job.spec["tree"] and job.phase not in ENDED]
-        kept = look.session.scalars(select(SnapshotRow.id).where(SnapshotRow.dropped.is_(False)))
-        return fsck.Wanted(frozenset(submitted(job) for job in jobs), frozenset(kept))
+        kept = list(look.session.scalars(select(SnapshotRow).where(SnapshotRow.dropped.is_(False))))
+        remote = frozenset(row.id for row in kept if row.durability == "remote")
+        return fsck.Wanted(frozenset(submitted(job) for job in jobs), frozenset(row.id for row in kept), remote)
 
 
 def _findings(report: fsck.Report) -> Iterator[Finding]:
@@ -165,8 +167,20 @@ def _findings(report: fsck.Report) -> Iterator[Finding]:
         yield Finding(kind="orphaned", what=f"{report.orphan_bytes} bytes; a sweep frees them")
 
 
+def _keep_faults(service: Service, affected: Mapping[str, str]) -> None:
+    """For whoever lists them. A thaw may still be asked for one: its node may have the images."""
+    with service.ledger.change() as change:
+        for row in change.session.scalars(select(SnapshotRow).where(SnapshotRow.id.in_(affected))):
+            if not row.store_fault:
+                text = f"a check found snapshot {row.id} damaged in the store: {affected[row.id]}"
+                change.note(change.job(row.job), SERVER, "snapshot-damaged", text)
+            row.store_fault = affected[row.id]
+
+
 def _mark_whole(service: Service, whole: set[str]) -> None:
     with service.ledger.change() as change:
+        for row in change.session.scalars(select(SnapshotRow).where(SnapshotRow.store_fault != "")):
+            row.store_fault = "" if row.id in whole else row.store_fault
         damaged = select(SnapshotRow).where(SnapshotRow.damaged.is_(True), SnapshotRow.dropped.is_(False))
         for row in change.session.scalars(damaged):
             if row.id in whole:

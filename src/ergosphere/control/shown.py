@@ -172,7 +172,7 @@ def snapshot(row: SnapshotRow, uploads: Uploads) -> SnapshotInfo:
         damaged=row.damaged,
         out_of_reach=row.stranded,
         uploaded=uploads.share(row.id) if row.durability == "node" else None,
-        trouble=uploads.trouble(row.id) if row.durability == "node" and not row.stranded else "",
+        trouble=uploads.trouble(row.id) if row.durability == "node" and not row.stranded else row.store_fault,
         nodes=tuple(dict.fromkeys(row.nodes)),
         origin=row.origin,
     )

@@ -19,7 +19,7 @@ from ergosphere.snapshots.gather import REMOTE, file_blobs
 from ergosphere.snapshots.manifest import CellPart, Manifest
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.records import RECORDS, Aborted, Swept, verdict
-from ergosphere.snapshots.remote import CellBlobs
+from ergosphere.snapshots.remote import CellBlobs, marker
 from ergosphere.snapshots.repacking import copy_chunks
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault
@@ -64,11 +64,13 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What ought to be there, as the ledger and the depot know it. `submitted`: trees of jobs that may still start;
-    `snapshots`: those that are kept; `closed`: vaults that cannot be opened, by their place, and why.
+    `snapshots`: those that are kept, `remote`: of those, all that were called remote; `closed`: vaults that cannot be
+    opened, by their place, and why.
     """
 
     submitted: frozenset[str] = frozenset()
     snapshots: frozenset[str] = frozenset()
+    remote: frozenset[str] = frozenset()
     closed: Mapping[str, SnapshotError] = field(default_factory=dict)
 
 
@@ -98,7 +100,9 @@ def check(
     held: set[str] = set()
     for vault in vaults:
         held |= _check_vault(vault, manifests, report, deep, repair)
-    _check_marks(vaults, manifests, marked - held, report)
+    called = {cell for name in wanted.remote & manifests.keys() for cell in _cells_of(manifests[name])}
+    _check_marks(vaults, manifests, (marked | called) - held, report)
+    _check_unmarked(store, called & held - marked, report, repair)
     plain = plain_check.check(store, wanted.submitted, deep=deep, repair=repair)
     report.damaged += plain.damaged
     report.mended += plain.mended
@@ -137,6 +141,19 @@ def _check_marks(vaults: Sequence[Vault], manifests: Mapping[str, Manifest], los
         freeze_id, _, cell = name.rpartition(".")
         if freeze_id in manifests and not any(vault.store.has(vault.recipe_key(name)) for vault in vaults):
             report.affected.setdefault(freeze_id, f"the recipe of its cell {cell} is missing")
+
+
+def _check_unmarked(store: Store, names: Iterable[str], report: Report, repair: bool) -> None:
+    """Cells that were remote, whose recipe is there and whose mark is not: a sweep counts their snapshots as young."""
+    for name in sorted(names):
+        freeze_id, _, cell = name.rpartition(".")
+        key = marker(freeze_id, int(cell))
+        if store.has(key):  # it was listed late
+            continue
+        report.damaged.append(f"{key} is missing, which says that this cell is in the store")
+        if repair and freeze_id not in report.affected:
+            store.put(key, b"")
+            report.mended.append(f"{key} was written again")
 
 
 def _check_kept(store: Store, lost: Iterable[str], report: Report) -> None:

@@ -104,7 +104,7 @@ class SnapshotInfo(Wire):
     damaged: bool = False
     out_of_reach: bool = False  # not remote yet, and its node is gone
     uploaded: float | None = None  # share of its bytes in the shared store while they are on their way
-    trouble: str = ""  # why they did not get there yet
+    trouble: str = ""  # why they did not get there yet; of a remote one, what a check found wrong with them there
     nodes: tuple[str, ...] = ()  # where it was taken: their memory may still hold its images
     origin: str = ""  # "JOB@SNAPSHOT" of a copy that a fork began with
 

@@ -180,6 +180,7 @@ class SnapshotRow(Base):
     progress_s: Mapped[float]  # seconds of work in it
     durability: Mapped[str] = mapped_column(default="node")
     damaged: Mapped[bool] = mapped_column(default=False)
+    store_fault: Mapped[str] = mapped_column(default="")  # what the last check found wrong with it in the store
     dropped: Mapped[bool] = mapped_column(default=False)  # no thaw will ask for it any more
     log_lengths: Mapped[Json]  # {"rank0.out": bytes}
     name: Mapped[str] = mapped_column(default="")  # kept until its owner removes it
