@@ -61,15 +61,17 @@ def list_all(
     """Every snapshot that is kept: when, why, how big, and how far it has come to the shared store."""
     from ergosphere.cli import asking
     from ergosphere.cli.jobs import dumped
-    from ergosphere.cli.snapshot_views import list_view
+    from ergosphere.cli.snapshot_views import list_view, none_listed
 
     here = desk()
     with here.client() as client:
         found = asking.snapshots(client, job)
         names = {one.id: one.name for one in asking.jobs(client, ended=True)}
+        owner = asking.job(client, job) if job and not found else None
     if not found and form in (Form.TABLE, Form.WIDE):
-        screen.say("no snapshots")
-        screen.hint("take one: ergo snapshot create JOB")
+        said, hint = none_listed(owner)
+        screen.say(said)
+        screen.hint(hint)
         return
     width = screen.width() if form is Form.TABLE else screen.WIDE
     answer(form, lambda: dumped(found), lambda: list_view(found, names, here.clock.now(), width))
