@@ -56,12 +56,13 @@ def _incarnation(path: Path) -> int:
 
 
 @contextmanager
-def fleet(nodes: int, devices: int) -> Iterator[Fleet]:
+def fleet(nodes: int, devices: int, *options: str) -> Iterator[Fleet]:
+    """`options`: more of what `ergo up` takes."""
     home = Path(tempfile.mkdtemp(prefix="ergo-bench-"))
     (home / "criu").symlink_to(TOOLS)
     bare = Fleet(home, httpx.Client())
     try:
-        bare.ergo("up", "--nodes", str(nodes), "--devices", str(devices))
+        bare.ergo("up", "--nodes", str(nodes), "--devices", str(devices), *options)
         server = json.loads((home / "server/server.json").read_text())
         token = (home / "server/token").read_text().strip()
         with httpx.Client(base_url=server["url"], headers={"Authorization": f"Bearer {token}"}, trust_env=False) as api:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from bench.bare import PROGRAMS, bare
 from bench.duel import Load, overhead_percents
 from bench.fleet import Fleet, fleet, last_line, wait_until
 from bench.report import Row, row
-from ergosphere.agent import provision, shim_copy
+from ergosphere.agent import shim_copy
 
-PROGRAMS = Path(__file__).parent / "programs"
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TOOLS = Path(sys.prefix) / "criu"
 
 
 def measure(quick: bool) -> list[Row]:
@@ -138,54 +135,10 @@ def _step_after(place: Fleet, job: str, began: float) -> float | None:
     return next((_said_at(line) for line in lines if _said_at(line) > began), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bare:
-    """A process in a PID namespace of its own, and the CRIU that dumps and restores it to memory."""
-
-    criu: tuple[str, ...]
-    folder: Path
-
-    def start(self, size_gb: float) -> subprocess.Popen[bytes]:
-        out = (self.folder / "out").open("ab")  # CRIU does not check the length of appended files
-        program = ["setsid", sys.executable, str(PROGRAMS / "hold.py"), str(size_gb)]
-        return subprocess.Popen(
-            ["unshare", "--pid", "--fork", *program], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/"
-        )
-
-    def dump(self, pid: int) -> float:
-        began = time.perf_counter()
-        self._run("dump", "-t", str(pid), "--leave-stopped")
-        return time.perf_counter() - began
-
-    def restore(self) -> float:
-        began = time.perf_counter()
-        self._run("restore", "-d", "--pidfile", str(self.folder / "pid"))
-        return time.perf_counter() - began
-
-    def _run(self, *words: str) -> None:
-        command = [*self.criu, *words, "-D", str(self.folder), "--manage-cgroups=ignore", "-o", f"{words[0]}.log"]
-        done = subprocess.run(command, capture_output=True, timeout=300)
-        if done.returncode != 0:
-            log = (self.folder / f"{words[0]}.log").read_text(errors="replace")
-            raise RuntimeError("\n".join(line for line in log.splitlines() if "Error" in line))
-
-
 def _bare(size_gb: float) -> tuple[float, float]:
     """Seconds of a bare dump to memory and of a bare restore of the same kind of process."""
-    tool = provision.find(TOOLS)
-    assert tool is not None, "make setup provisions CRIU"
-    with TemporaryDirectory(dir="/dev/shm") as folder:
-        bare = _Bare(tool.argv_prefix, Path(folder))
-        starter = bare.start(size_gb)
-        wait_until(lambda: (bare.folder / "out").stat().st_size)
-        time.sleep(1.0)
-        pid = int(Path(f"/proc/{starter.pid}/task/{starter.pid}/children").read_text().split()[0])
-        dump_s = bare.dump(pid)
-        os.kill(pid, signal.SIGKILL)
-        starter.wait()
-        restore_s = bare.restore()
-        os.kill(int((bare.folder / "pid").read_text()), signal.SIGKILL)
-        return dump_s, restore_s
+    with bare(size_gb) as rival:
+        return rival.dump_s()[0], rival.restore_s()
 
 
 # ── moves ────────────────────────────────────────────────────────────────────────────────────────────────────────
