@@ -1,9 +1,8 @@
-"""What stays small: memory beside the images, time beside a link's, and a store of a million chunks."""
+"""What stays small: memory beside the images, and time beside a link's."""
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import socket
 import subprocess
@@ -14,26 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import boto3
-import numpy as np
 
 from bench.fleet import wait_until
 from bench.report import Row, row
-from bench.vaults import DISK, RING, SIZE_GB, get, image, put, streams, timed
+from bench.vaults import DISK, SIZE_GB, get, image, put, streams, timed
 from ergosphere import system
-from ergosphere.snapshots.chunk_index import unique
-from ergosphere.snapshots.documents import canonical
-from ergosphere.snapshots.manifest import Manifest, to_json
 from ergosphere.snapshots.object_store import ObjectStore
-from ergosphere.snapshots.recipes import Recipe, StreamPart
-from ergosphere.snapshots.repacking import PackWriter
-from ergosphere.snapshots.store import FolderStore
-from ergosphere.snapshots.vault import open_vault
 
 MEMORY_CODE = """
 import json, sys
 from pathlib import Path
 from bench.vaults import get, peak_mb, put, streams
-from ergosphere.snapshots.store import FolderStore
 folder = Path(sys.argv[1])
 base_mb = peak_mb()
 store = FolderStore.create(folder / "store", durable=False)
@@ -112,67 +102,3 @@ def _make_bucket(config: dict[str, str]) -> bool:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
-# ── a million chunks ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-MILLION_CODE = """
-import json, sys
-from pathlib import Path
-from bench.vaults import RING, peak_mb, timed
-from ergosphere.snapshots import collect, records
-from ergosphere.snapshots.store import FolderStore
-from ergosphere.snapshots.vault import open_vault
-store = FolderStore(Path(sys.argv[1]))
-held = []
-open_s = timed(lambda: held.append(open_vault(store, "bench", RING)) or len(held[0].index))
-ids = [stored.key.removeprefix(records.RECORDS) for stored in store.list(records.RECORDS)]
-list_s = timed(lambda: [records.load(store, freeze_id) for freeze_id in ids])
-plan_s = timed(lambda: collect.plan(held[0], collect.Rules(grace_s=0.0)))
-print(json.dumps([open_s, list_s, plan_s, peak_mb(), len(held[0].index)]))
-"""
-
-
-def million_rows(quick: bool) -> list[Row]:
-    """A store of a million chunks in 40 snapshots, opened by a fresh process."""
-    chunks = 100_000 if quick else 1_000_000
-    with TemporaryDirectory(dir=DISK) as folder:
-        _write_million(FolderStore.create(Path(folder) / "store", durable=False), chunks)
-        command = [sys.executable, "-c", MILLION_CODE, str(Path(folder) / "store")]
-        told = [
-            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            for _ in range(1 if quick else 5)
-        ]
-    assert told[0][4] == chunks
-    rows = [
-        row(f"store/million/{name}", [each[at] for each in told], "s", goal=1.0, bar=1.0, against=f"{chunks} chunks")
-        for at, name in enumerate(("open", "list", "plan_sweep"))
-    ]
-    peak = [each[3] for each in told]
-    return [*rows, row("store/million/memory", peak, "MB", goal=300, bar=300, against="the whole process")]
-
-
-def _write_million(store: FolderStore, chunks: int) -> None:
-    """Real packs with real tables; the chunks are tiny so that this fits, nothing here looks at their size."""
-
-    vault = open_vault(store, "bench", RING)
-    dice, snapshots = random.Random(5), 40
-    per = chunks // snapshots
-    before = np.zeros((0, 4), "<u8")
-    for number in range(snapshots):
-        names = [dice.randbytes(32) for _ in range(per)]
-        writer = PackWriter(vault)
-        for name in names:
-            writer.add(name, memoryview(name[:16]))
-        writer.close()
-        mine = np.frombuffer(b"".join(names), "<u8").reshape(-1, 4)
-        both, _ = unique(np.concatenate([before, mine]))  # each snapshot shares half of what it has with the last one
-        spans = np.arange(len(both), dtype=np.uint32)
-        stream = StreamPart("0" * 64, "rank0/pages-1.img", 16 * len(both), 0, len(both))
-        recipe = Recipe(f"f{number}", 0, (stream,), both, spans, np.full(len(both), 16, np.uint32))
-        vault.put_recipe(recipe)
-        manifest = Manifest(f"f{number}", "j", 1, {}, float(number), "bench", 0.1, "4", "6", None, ())
-        record = {"ergosphere": "freeze", "version": 1, "verdict": "commit", "manifest": json.loads(to_json(manifest))}
-        store.put(f"freezes/f{number}", canonical(record))
-        before = mine

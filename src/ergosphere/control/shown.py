@@ -158,6 +158,13 @@ def snapshots(look: Change, job: JobRow) -> Iterable[SnapshotRow]:
     return look.session.scalars(query.order_by(SnapshotRow.taken_s, SnapshotRow.number))
 
 
+def listed(look: Change, job: JobRow | None, uploads: Uploads) -> list[SnapshotInfo]:
+    """What `ergo snapshot ls` shows: of one job or of all (None), by job, oldest first."""
+    query = select(SnapshotRow).where(SnapshotRow.dropped.is_(False))
+    query = query.where(SnapshotRow.job == job.id) if job is not None else query
+    return [snapshot(row, uploads) for row in look.session.scalars(query.order_by(SnapshotRow.job, SnapshotRow.number))]
+
+
 def snapshot(row: SnapshotRow, uploads: Uploads) -> SnapshotInfo:
     return SnapshotInfo(
         id=row.id,

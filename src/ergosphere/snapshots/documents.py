@@ -7,6 +7,7 @@ Knows nothing of what the documents mean.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Hashable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -76,58 +77,75 @@ def from_plain(cls: type[T], value: Any) -> T:
 
     Errors: BadDocument for an unknown, missing or ill-typed field.
     """
-    return cast(T, _read_dataclass(cls, value, cls.__name__))
+    return cast(T, _reader(cast(Hashable, cls))(value, cls.__name__))
+
+
+Reader = Callable[[Any, str], Any]  # what was read, and where it stands, to what it is
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _read_dataclass(cls: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise BadDocument(f"{where} must be an object")
-    known = {field.name: field for field in fields(cls)}
-    unknown = value.keys() - known.keys()
-    if unknown:
-        raise BadDocument(f"{where} has unknown fields {sorted(unknown)}")
-    needed = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    if needed - value.keys():
-        raise BadDocument(f"{where} lacks {sorted(needed - value.keys())}")
-    hints = _hints(cls)
-    return cls(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-
-
-def _read(hint: Any, value: Any, where: str) -> Any:
+def _reader(hint: Any) -> Reader:
+    """Made once for a type: a manifest has thousands of values, and looking into types takes longer than reading."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        return _read_optional(hint, value, where)
+        return _optional(hint)
     if origin is tuple:
+        return _tuple(_reader(get_args(hint)[0]))
+    if origin is dict or hint is dict:
+        return lambda value, where: _checked(dict, value, where)
+    if hint is Any:
+        return lambda value, where: value
+    if is_dataclass(hint):
+        return _dataclass(cast(type, hint))
+    return _scalar(hint)
+
+
+def _dataclass(cls: type) -> Reader:
+    hints = get_type_hints(cls)
+    readers = {field.name: _reader(hints[field.name]) for field in fields(cls)}
+    needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+
+    def read(value: Any, where: str) -> Any:
+        if not isinstance(value, dict):
+            raise BadDocument(f"{where} must be an object")
+        if unknown := value.keys() - readers.keys():
+            raise BadDocument(f"{where} has unknown fields {sorted(unknown)}")
+        if lacking := needed - value.keys():
+            raise BadDocument(f"{where} lacks {sorted(lacking)}")
+        return cls(**{name: readers[name](item, f"{where}.{name}") for name, item in value.items()})
+
+    return read
+
+
+def _tuple(inner: Reader) -> Reader:
+    def read(value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise BadDocument(f"{where} must be a list")
-        return tuple(_read(get_args(hint)[0], item, f"{where}[]") for item in value)
-    if origin is dict or hint is dict:
-        return _checked(dict, value, where)
-    if is_dataclass(hint):
-        return _read_dataclass(cast(type, hint), value, where)
-    return _read_scalar(hint, value, where)
+        place = f"{where}[]"
+        return tuple([inner(item, place) for item in value])
+
+    return read
 
 
-def _read_optional(hint: Any, value: Any, where: str) -> Any:
-    if value is None and NoneType in get_args(hint):
-        return None
-    (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
-    return _read(inner, value, where)
+def _optional(hint: Any) -> Reader:
+    (inner,) = (_reader(arg) for arg in get_args(hint) if arg is not NoneType)
+    if NoneType not in get_args(hint):
+        return inner
+    return lambda value, where: None if value is None else inner(value, where)
 
 
-def _read_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+def _scalar(hint: Any) -> Reader:
+    if hint is float:
+        return _read_float
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return hint(_checked(str, value, where))
-    return _checked(hint, value, where)
+        return lambda value, where: hint(_checked(str, value, where))
+    return lambda value, where: _checked(hint, value, where)
+
+
+def _read_float(value: Any, where: str) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _checked(float, value, where)
 
 
 def _checked(kind: type, value: Any, where: str) -> Any:

@@ -195,10 +195,10 @@ class FolderStore:
 
     def list(self, prefix: str = "") -> Iterator[Stored]:
         check_prefix(prefix)
-        folder = prefix.rpartition("/")[0]
+        folder, _, begin = prefix.rpartition("/")
         with self._guard(""):
             self._check_marker()
-            yield from (stored for stored in self._walk(folder) if stored.key.startswith(prefix))
+            yield from self._walk(folder, begin)
 
     def delete(self, key: str, *, written_before_s: float | None = None) -> bool:
         path = self._path(key)
@@ -291,13 +291,14 @@ class FolderStore:
         if self._durable:
             _sync_folder(folder.parent)
 
-    def _walk(self, folder: str) -> Iterator[Stored]:
+    def _walk(self, folder: str, begin: str = "") -> Iterator[Stored]:
+        """All below a folder whose path in it begins so."""
         try:
             found = sorted(os.scandir(self.folder / folder), key=_walking_order)
         except (FileNotFoundError, NotADirectoryError):
             return
         for item in found:
-            if item.name.startswith("."):
+            if item.name.startswith(".") or not item.name.startswith(begin):
                 continue
             key = f"{folder}/{item.name}" if folder else item.name
             if item.is_dir(follow_symlinks=False):

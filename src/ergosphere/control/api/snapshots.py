@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
-from sqlalchemy import select
 from starlette.responses import Response
 
 from ergosphere.control import carrying, forking, inspecting, shown
 from ergosphere.control.api.verbs import rolled_back, see
 from ergosphere.control.find import find_job
-from ergosphere.control.ledger.tables import SnapshotRow
 from ergosphere.control.service import Service
 from ergosphere.control.tidy import Tidy
 from ergosphere.wire.api import VerbRequest, VerbResult
@@ -38,10 +36,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/snapshots")
     def list_snapshots(job: str | None = None) -> list[SnapshotInfo]:
         with ledger.read() as look:
-            query = select(SnapshotRow).where(SnapshotRow.dropped.is_(False))
-            query = query.where(SnapshotRow.job == find_job(look, job).id) if job else query
-            rows = look.session.scalars(query.order_by(SnapshotRow.job, SnapshotRow.number))
-            return [shown.snapshot(row, service.inbox.uploads) for row in rows]
+            return shown.listed(look, find_job(look, job) if job else None, service.inbox.uploads)
 
     @router.get("/snapshots/{ref}")
     def show_snapshot(ref: str) -> SnapshotDetail:
