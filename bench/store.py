@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bench import store_jobs, store_million, store_scale
+from bench import moving, store_jobs, store_million, store_scale
 from bench.fleet import Fleet, fleet, last_line, wait_until
 from bench.report import Row, row
 from bench.vaults import DISK, RING, SIZE_GB, change, get, image, put, settle, stored_bytes, streams, timed
@@ -37,7 +37,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 def measure(quick: bool) -> list[Row]:
     rows: list[Row] = []
     scale = (store_scale.memory_rows, store_scale.bucket_rows, store_million.million_rows)
-    for part in (rank_rows, rival_rows, random_rows, *scale, store_jobs.measure):
+    for part in (rank_rows, rival_rows, random_rows, *scale, moving.measure, store_jobs.measure):
         for each in part(quick):
             print(f"  {each.name}: {each.value:.3g} {each.unit} (goal {each.goal:.3g}, bar {each.bar:.3g})", flush=True)
             rows.append(each)

@@ -52,11 +52,13 @@ class Hand:
 
 
 @contextmanager
-def a_node(tmp_path: Path) -> Iterator[Node]:
-    """A node's own things, without an agent process."""
+def a_node(tmp_path: Path, name: str = "node-0", store: Path | None = None) -> Iterator[Node]:
+    """A node's own things, without an agent process. `store`: the home whose store it uses, if not its own: with that
+    home's nodes it then shares nothing else.
+    """
     home, clock = tmp_path / "home", system.SystemClock()
-    home.mkdir()
-    place, depot = Place(home, "node-0"), open_depot(home)
+    home.mkdir(parents=True)
+    place, depot = Place(home, name), open_depot(store or home)
     for folder in (place.node_dir, place.lives, place.memory / "images"):
         folder.mkdir(parents=True)
     node = Node(

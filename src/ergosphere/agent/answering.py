@@ -10,7 +10,9 @@ from ergosphere.snapshots.manifest import Manifest
 from ergosphere.wire.agents import Answer, Cost, EndOrder, Order
 
 AWAY: Final = "StoreUnreachable"
-PASSING: Final = frozenset({AWAY, "NotFound", "NotUnderstood"})  # neither the job's fault nor its snapshot's
+PASSING: Final = frozenset(
+    {AWAY, "NotFound", "NotRemote", "NotUnderstood"}
+)  # neither the job's fault nor its snapshot's
 NEVER_HOME: Final = frozenset({"Unreadable", "Changing", "TooBig", "TreeError"})  # results that no later try could keep
 TOO_NEW: Final = "TooNew"  # one that lasts until this machine is updated
 

@@ -69,10 +69,11 @@ def fetch(node: Node, life: LifePlan, seat: CellPlan, body: dict[str, Any]) -> N
         filesystems={rank.rank: tuple(rank.facts.get(lives.FILESYSTEMS, ())) for rank in part.ranks},
     )
     folder = lives.create(node.place, record)
-    with ThreadPoolExecutor(max_workers=3) as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        came = pool.submit(_follow, node, folder.key, snapshot, part).result
         tasks = (
-            pool.submit(_twice, node, lambda: _fetch_images(node, folder.key, snapshot, part, record)),
-            pool.submit(_twice, node, lambda: _fetch_files(node, folder, snapshot, part, record)),
+            pool.submit(_twice, node, lambda: _fetch_images(node, folder.key, snapshot, part, record, came())),
+            pool.submit(_twice, node, lambda: _fetch_files(node, folder, snapshot, part, record, came())),
             pool.submit(_prepare_world, node, folder, record),
         )
     try:
@@ -87,9 +88,26 @@ def _twice(node: Node, fetched: Callable[[], None]) -> None:
     look_again(fetched, lambda: node.clock.sleep(MISSING_S))
 
 
-def _fetch_files(node: Node, folder: LifeFolder, snapshot: Manifest, part: CellPart, record: LifeRecord) -> None:
+def _follow(node: Node, key: CellKey, snapshot: Manifest, part: CellPart) -> tuple[Store, ...]:
+    """What could be fetched before the snapshot was remote, where only the store leads to the node that took it."""
+    if _shares_memory(node, part.node):
+        return ()
+    folder = thaw_folder(node, key, 0).parent / "arrival"
+    shutil.rmtree(folder, ignore_errors=True)
+    return storing.follow(node, snapshot, part, folder)
+
+
+def _shares_memory(node: Node, other: str) -> bool:
+    """Whether that node's images and pools can be read from here: it is one of this machine's agents."""
+    place = node.place.other(other)
+    return place.memory.is_dir() and place.node_dir.is_dir()
+
+
+def _fetch_files(
+    node: Node, folder: LifeFolder, snapshot: Manifest, part: CellPart, record: LifeRecord, came: Sequence[Store]
+) -> None:
     cell_files = beginning.files_of(folder, record.seat)
-    near = [*_near(node, folder.key), *storing.sources(node, snapshot, part)]
+    near = [*_near(node, folder.key), *came, *storing.sources(node, snapshot, part)]
     files.restore_files(part, cell_files, node.pool(folder.key), node.store, near)
     beginning.furnish(node, folder, record.plan, record.seat)
 
@@ -143,13 +161,13 @@ class _Moving(Around):
             raise NotFound(call.key) from None
 
 
-def _image_sources(node: Node, snapshot: Manifest, part: CellPart) -> list[Path | Store]:
-    """Nodes first. One that is moving them to its disk has them at one of its two places at any time."""
+def _image_sources(node: Node, snapshot: Manifest, part: CellPart, came: Sequence[Store]) -> list[Path | Store]:
+    """Nodes first, then what `came`. A node that moves them to its disk has them at one of both places at any time."""
     roots = [root for place in _others(node) for root in (place.memory / "images", place.disk_images)]
     near = [root / snapshot.id for root in roots]
     own = {near[0].parent, near[1].parent}
     folders = [folder for folder in near if folder.parent in own or folder.is_dir()]
-    return [*folders, *storing.sources(node, snapshot, part)]
+    return [*folders, *came, *storing.sources(node, snapshot, part)]
 
 
 def thaw_folder(node: Node, key: CellKey, rank: int) -> Path:
@@ -163,10 +181,12 @@ def _inside(part: CellPart, snapshot: Manifest, *, is_fork: bool) -> list[IPv4Ne
     return [IPv4Network(f"{part.address}/{32 if is_fork else 16}", strict=False)]
 
 
-def _fetch_images(node: Node, key: CellKey, snapshot: Manifest, part: CellPart, record: LifeRecord) -> None:
+def _fetch_images(
+    node: Node, key: CellKey, snapshot: Manifest, part: CellPart, record: LifeRecord, came: Sequence[Store]
+) -> None:
     if record.begins_anew:
         return
-    sources = _image_sources(node, snapshot, part)
+    sources = _image_sources(node, snapshot, part, came)
     inside = _inside(part, snapshot, is_fork=bool(record.seat.known_as))
 
     def fetch_one(rank: int) -> None:

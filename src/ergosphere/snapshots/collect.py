@@ -11,7 +11,7 @@ What can go without anything being written goes first, and copying comes last: a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
 from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull, TooNew
-from ergosphere.snapshots.gather import is_remote
+from ergosphere.snapshots.gather import REMOTE, is_remote
 from ergosphere.snapshots.manifest import Manifest
 from ergosphere.snapshots.recipes import names_in
 from ergosphere.snapshots.records import RECORDS, is_committed, parse, record_key
@@ -64,6 +64,7 @@ class CollectPlan:
     rewrite_index: bool
     marked: frozenset[str]  # recipes that were looked at
     notes: tuple[str, ...] = ()
+    trails: tuple[str, ...] = ()  # keys: of uploads that ended, or will not
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -104,6 +105,7 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     dead, alive = _sorted_recipes(vault, now_s, rules, gone)
     if dead and _is_pending(vault, now_s, gone):
         dead, alive = [], dead + alive
+    trails = tuple(_old_trails(vault, now_s, rules, gone))
     ages = {id_of(stored.key): (now_s - stored.written_s, stored.size) for stored in vault.list_packs()}
     doomed = {id_of(stored.key): now_s - stored.written_s for stored in vault.list_doomed()}
     waiting = _only(vault, doomed.keys() & ages.keys())
@@ -114,7 +116,7 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     if notes:  # something that is needed cannot be read: nothing is taken away from under it
         return CollectPlan(
             tuple(dead), (), (), spared, (), 0, 0, 0,
-            vault.index_parts() > INDEX_PARTS_MAX, frozenset(alive), tuple(notes),
+            vault.index_parts() > INDEX_PARTS_MAX, frozenset(alive), tuple(notes), trails,
         )  # fmt: skip
     aged = _aged(vault.index, marks, ages, rules)
     doom = aged.doom + (_unreadable(vault, ages, doomed, rules) if not marks.missing else NO_PACKS)
@@ -122,7 +124,7 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     return CollectPlan(
         tuple(dead), tuple(sorted(doom)), tuple(sorted(due)), spared, tuple(sorted(aged.repack)),
         _sum(ages, due), _sum(ages, later), aged.bytes_repacked,
-        vault.index_parts() > INDEX_PARTS_MAX or bool(due), frozenset(alive), (),
+        vault.index_parts() > INDEX_PARTS_MAX or bool(due), frozenset(alive), (), trails,
     )  # fmt: skip
 
 
@@ -132,8 +134,8 @@ def execute(vault: Vault, planned: CollectPlan, home: str = "") -> Freed:
     `home`: whose sweep this is; it may take over from an earlier one of the same home. Errors: StoreError, Busy.
     """
     with alone(vault, home) as locked:
-        for name in planned.recipes:
-            vault.store.delete(vault.recipe_key(name))
+        for key in (*map(vault.recipe_key, planned.recipes), *planned.trails):
+            vault.store.delete(key)
         freed = _delete(vault, planned)
         done = locked and _arrange(vault, planned)
     return Freed(freed, () if done else (FULL,))
@@ -219,6 +221,16 @@ def _sorted_recipes(vault: Vault, now_s: float, rules: Rules, gone: frozenset[st
         freeze_id, young = name.rpartition(".")[0], now_s - stored.written_s < rules.grace_s
         (alive if freeze_id not in gone and _is_alive(vault, freeze_id, young) else dead).append(name)
     return dead, alive
+
+
+def _old_trails(vault: Vault, now_s: float, rules: Rules, gone: frozenset[str]) -> Iterator[str]:
+    """Of uploads that nobody can be waiting for: those that ended, of snapshots that are forgotten, of nodes lost."""
+    for stored in vault.list_trails():
+        freeze_id, _, cell = stored.key.split("/")[-2].rpartition(".")
+        age_s = now_s - stored.written_s
+        over = age_s >= UPLOAD_S_MAX or freeze_id in gone or vault.store.has(f"{REMOTE}{freeze_id}/{cell}")
+        if over or not _is_alive(vault, freeze_id, age_s < rules.grace_s):
+            yield stored.key
 
 
 def _is_pending(vault: Vault, now_s: float, gone: frozenset[str]) -> bool:

@@ -57,7 +57,7 @@ def fetch_streams(vault: Vault, recipe: Recipe, dests: Mapping[str, Path]) -> in
             files.append(os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
             made.append(dest)
             os.ftruncate(files[-1], stream.size)
-        return _fill(vault, recipe, streams, _FileTargets(files))
+        return fill(vault, recipe, streams, FileTargets([(file, 0) for file in files]))
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
@@ -70,17 +70,21 @@ def fetch_streams(vault: Vault, recipe: Recipe, dests: Mapping[str, Path]) -> in
 def read_stream(vault: Vault, recipe: Recipe, stream: StreamPart) -> bytes:
     """One stream in memory. Errors: Damaged (naming the snapshot), StoreError."""
     content = bytearray(stream.size)
-    _fill(vault, recipe, [stream], _MemoryTarget(content))
+    fill(vault, recipe, [stream], _MemoryTarget(content))
     return bytes(content)
 
 
-class _FileTargets:
-    def __init__(self, files: Sequence[int]) -> None:
+class FileTargets:
+    """Open files, each with the offset at which its stream begins."""
+
+    def __init__(self, files: Sequence[tuple[int, int]]) -> None:
         self._files = files
 
     def write(self, target: int, offset: int, content: Sequence[Bytes]) -> None:
+        file, start = self._files[target]
+        offset += start
         while True:
-            count = os.pwritev(self._files[target], content, offset)
+            count = os.pwritev(file, content, offset)
             left = sum(map(len, content)) - count
             if not left:
                 return
@@ -97,10 +101,14 @@ class _MemoryTarget:
             offset += len(piece)
 
 
-Targets = _FileTargets | _MemoryTarget
+Targets = FileTargets | _MemoryTarget
 
 
-def _fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: Targets) -> int:
+def fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: Targets) -> int:
+    """Write the chunks of these streams of a recipe where they belong, zeros left out; bytes read from the store.
+
+    Errors: Damaged (naming the snapshot), StoreError, OSError.
+    """
     wanted, places = _places(recipe, streams)
     runs = list(_runs(vault, recipe, wanted))
     fetch = _Fetch(vault, recipe.freeze, places)

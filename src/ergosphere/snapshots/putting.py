@@ -62,12 +62,25 @@ class Progress:
     stored: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cooked:
+    """A window's spans: `names` of its chunks in order; `is_zero`, `length` of all its spans."""
+
+    names: bytes
+    is_zero: NDArray[np.bool_]
+    length: NDArray[np.uint32]
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who looks on: told of progress at most once a window, and able to call it off."""
+    """Who looks on: told of progress at most once a window, and able to call it off.
+
+    `cooked` is told of each window (digest of its stream, offset, spans); its chunks are in the store a pack later.
+    """
 
     progress: Callable[[Progress], None] = lambda progress: None
     stop: threading.Event = field(default_factory=threading.Event)
+    cooked: Callable[[str, int, Cooked], None] = lambda digest, start, cooked: None
 
 
 NO_WATCH: Final = Watch()
@@ -101,15 +114,6 @@ class _Read:
     window: _Window
     buffer: memoryview
     content: memoryview
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cooked:
-    """A window's spans: `names` of its chunks in order; `is_zero`, `length` of all its spans."""
-
-    names: bytes
-    is_zero: NDArray[np.bool_]
-    length: NDArray[np.uint32]
 
 
 def put_streams(vault: Vault, name: tuple[str, int], streams: Sequence[Stream], watch: Watch) -> tuple[Recipe, Tally]:
@@ -192,7 +196,7 @@ class _Put:
         self.stored = 0
         self.chunks_new = 0
 
-    def run(self, windows: Sequence[_Window]) -> list[_Cooked]:
+    def run(self, windows: Sequence[_Window]) -> list[Cooked]:
         try:
             return self._run(windows, max(1, min(computing(), self._total // PACK_SIZE)))
         finally:
@@ -200,8 +204,8 @@ class _Put:
                 os.close(descriptor)
             self._vault.publish(self._packs)
 
-    def _run(self, windows: Sequence[_Window], cooks: int) -> list[_Cooked]:
-        cooked: list[_Cooked | None] = [None] * len(windows)
+    def _run(self, windows: Sequence[_Window], cooks: int) -> list[Cooked]:
+        cooked: list[Cooked | None] = [None] * len(windows)
         buffers = Buffers(2 * cooks + 1, WINDOW)
         with (
             ThreadPoolExecutor(cooks, thread_name_prefix="put-read") as readers,
@@ -221,15 +225,15 @@ class _Put:
                 ahead.drop()
         return [each for each in cooked if each is not None]
 
-    def _cook(self, ahead: Ahead[_Read], buffers: Buffers, packs: _Packs, cooked: list[_Cooked | None]) -> None:
+    def _cook(self, ahead: Ahead[_Read], buffers: Buffers, packs: _Packs, cooked: list[Cooked | None]) -> None:
         """One thread: cuts and names what was read, and fills packs."""
         cook = _Cook(self, self._vault.naming, packs)
         try:
             while not self._failed.is_set() and (taken := ahead.take()) is not None:
                 read = taken.result()
-                cooked[read.number] = cook.cook(read)
+                cooked[read.number] = done = cook.cook(read)
                 buffers.give_back(read.buffer)
-                self._advance(read.window.length)
+                self._advance(read.window, done)
             cook.flush()
         except BaseException:
             self._fail()
@@ -298,11 +302,12 @@ class _Put:
             self.stored += len(sealed.content)
             self.chunks_new += count
 
-    def _advance(self, length: int) -> None:
+    def _advance(self, window: _Window, cooked: Cooked) -> None:
         with self._lock:
-            self._done += length
+            self._done += window.length
             progress = Progress(self._done, self._total, self.stored)
         self._watch.progress(progress)
+        self._watch.cooked(self._streams[window.stream].digest, window.start, cooked)
         if self._watch.stop.is_set():
             raise Stopped("the upload was called off", "it goes on where it stopped when it is asked for again")
 
@@ -346,7 +351,7 @@ class _Cook:
         self._packs = packs
         self._builder: PackBuilder | None = None
 
-    def cook(self, read: _Read) -> _Cooked:
+    def cook(self, read: _Read) -> Cooked:
         content, naming = read.content, self._naming
         cuts = cut(content, read.window.regions)
         edges = cuts.edges
@@ -355,7 +360,7 @@ class _Cook:
         joined = b"".join(names)
         for i in self._put.claim(names, joined):
             self._add(names[i], pieces[i])
-        return _Cooked(joined, np.array(cuts.zero, bool), np.diff(np.array(edges)).astype(np.uint32))
+        return Cooked(joined, np.array(cuts.zero, bool), np.diff(np.array(edges)).astype(np.uint32))
 
     def _add(self, name: bytes, piece: memoryview) -> None:
         if self._builder is None:
@@ -372,7 +377,7 @@ class _Cook:
 
 def _recipe(
     name: tuple[str, int], streams: Sequence[Stream], sizes: Sequence[int], windows: Sequence[_Window],
-    cooked: Sequence[_Cooked],
+    cooked: Sequence[Cooked],
 ) -> Recipe:  # fmt: skip
     names, place = unique(names_of(b"".join(each.names for each in cooked)))
     is_zero = np.concatenate([np.zeros(0, bool), *(each.is_zero for each in cooked)])

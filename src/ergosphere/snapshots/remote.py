@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -25,6 +25,7 @@ from ergosphere.snapshots.putting import NO_WATCH, Stream, Tally, Watch, put_str
 from ergosphere.snapshots.recipes import Recipe, StreamPart, extended, recipe_name
 from ergosphere.snapshots.repacking import copy_chunks
 from ergosphere.snapshots.store import Source, Store, Stored, Verified
+from ergosphere.snapshots.trail import Trail
 from ergosphere.snapshots.vault import Vault
 
 ATTEMPTS_MAX: Final = 4  # each finds other packs doomed; sweeps are hours apart
@@ -42,9 +43,12 @@ class Uploaded:
 
 
 def upload_cell(
-    vault: Vault, freeze_id: str, part: CellPart, images: Path, pool: Pool, watch: Watch = NO_WATCH
-) -> Uploaded:
+    vault: Vault, freeze_id: str, part: CellPart, images: Path, pool: Pool, watch: Watch = NO_WATCH,
+    *, followed: bool = False,
+) -> Uploaded:  # fmt: skip
     """Bring everything of a cell to its vault, then say so in the store. Safe to repeat at any point.
+
+    `followed`: another node may be waiting for it, and is told what is there already (`trail`).
 
     What the pool held is removed from it once the vault has it. A later snapshot that is not remote yet may name the
     same content: it finds it in this recipe (`LateBlobs`), which stays while any upload is pending (`collect`).
@@ -54,8 +58,11 @@ def upload_cell(
     if vault.store.has(marker(freeze_id, part.index)):
         return Uploaded(0, 0, 0, 0, perf_counter() - began)
     sources = cell_sources(vault, part, images, pool)
-    tally = put_cell(vault, (freeze_id, part.index), sources, watch)
+    trail = Trail(vault, freeze_id, part.index)
+    tally = put_cell(vault, (freeze_id, part.index), sources, replace(watch, cooked=trail.add) if followed else watch)
     vault.store.put(marker(freeze_id, part.index), b"")
+    if followed:
+        trail.remove()
     for digest in sources.held:
         pool.store.delete(blob_key(digest))
     return Uploaded(tally.read, tally.stored, tally.chunks, tally.chunks_new, perf_counter() - began)

@@ -94,6 +94,10 @@ class Vault:
     def recipe_key(self, name: str) -> str:
         return f"{self.root}/recipes/{name}"
 
+    def trail_key(self, name: str) -> str:
+        """Where an upload under way says how far it has come; `name`: `<freeze>.<cell>/` and a part's own."""
+        return f"{self.root}/trails/{name}"
+
     def list_packs(self) -> Iterator[Stored]:
         return self.store.list(f"{self.root}/packs/")
 
@@ -102,6 +106,9 @@ class Vault:
 
     def list_recipes(self) -> Iterator[Stored]:
         return self.store.list(f"{self.root}/recipes/")
+
+    def list_trails(self, name: str = "") -> Iterator[Stored]:
+        return self.store.list(self.trail_key(name))
 
     # ── the index ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -124,6 +124,7 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
 
 # Decisions, until which a rank may stand still, and what somebody waits for: submissions and results.
 AT_ONCE: Final = ("freezes/", "remote/", "blobs/", "results/")
+TRAILS: Final = "/trails/"  # what an upload says of itself is no use behind what it says
 
 
 class Limited(Around):
@@ -135,7 +136,7 @@ class Limited(Around):
         self._clock = clock
 
     def _do(self, call: Call, act: Callable[[], T]) -> T:
-        free = not call.sent or call.key.startswith(AT_ONCE)
+        free = not call.sent or call.key.startswith(AT_ONCE) or TRAILS in call.key
         if not free:
             now_s = self._clock.monotonic()
             self._wait(now_s + self._limit.wait_s(call.sent, now_s), call.sent)
