@@ -17,6 +17,8 @@ from tests.snapshots.conftest import Bucket
 from ergosphere.snapshots.errors import StoreUnreachable
 from ergosphere.snapshots.object_store import PARTS_FROM
 
+ONE_AT_A_TIME = threading.Lock()  # moto fails where parts are stored and called off at once
+
 
 class Faltering(BaseHTTPRequestHandler):
     """Passes everything on to the service behind it, but the requests of which `refuses` holds."""
@@ -29,11 +31,13 @@ class Faltering(BaseHTTPRequestHandler):
         if self.refuses(self.command, self.path, self.headers.get("range", "")):
             self._answer(500, [], b"")
             return
-        asked = http.client.HTTPConnection(self.behind)
-        asked.request(self.command, self.path, body, dict(self.headers))
-        found = asked.getresponse()
-        self._answer(found.status, found.getheaders(), found.read())
-        asked.close()
+        with ONE_AT_A_TIME:
+            asked = http.client.HTTPConnection(self.behind)
+            asked.request(self.command, self.path, body, dict(self.headers))
+            found = asked.getresponse()
+            content = found.read()
+            asked.close()
+        self._answer(found.status, found.getheaders(), content)
 
     def _answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.send_response(status)

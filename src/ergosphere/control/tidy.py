@@ -62,7 +62,7 @@ class Tidy:
         freed = Freed(swept.bytes) if dry_run else sweep.execute(store, swept)
         vaults, closed = self.service.depot.vaults()
         gone = frozenset(swept.snapshots) if dry_run else frozenset()
-        done = [_sweep_vault(vault, gone, None if dry_run else home) for vault in vaults]
+        done = [_sweep_vault(vault, gone, needs.snapshots, None if dry_run else home) for vault in vaults]
         notes = {*swept.notes, *freed.notes, *_left_out(closed), *(note for one in done for note in one.notes)}
         return GcReport(
             dry_run=dry_run,
@@ -125,14 +125,14 @@ class _VaultSwept:
     notes: tuple[str, ...] = ()
 
 
-def _sweep_vault(vault: Vault, gone: frozenset[str], home: str | None) -> _VaultSwept:
+def _sweep_vault(vault: Vault, gone: frozenset[str], kept: frozenset[str], home: str | None) -> _VaultSwept:
     """One project's chunks; what stops the sweep there is no reason not to sweep the others. `home` None: a dry run.
 
     Errors: StoreError.
     """
     try:
         planned = collect.plan(vault, gone=gone)
-        freed = Freed(planned.bytes) if home is None else collect.execute(vault, planned, home)
+        freed = Freed(planned.bytes) if home is None else collect.execute(vault, planned, home, kept)
     except (Busy, Damaged, TooNew) as error:
         return _VaultSwept(notes=(f"project {vault.project} is left out: {error}",))
     later = (planned.bytes_later, planned.bytes_repacked)

@@ -11,7 +11,7 @@ What can go without anything being written goes first, and copying comes last: a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -23,8 +23,8 @@ from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
 from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull, TooNew
 from ergosphere.snapshots.gather import REMOTE, is_remote
 from ergosphere.snapshots.manifest import Manifest
-from ergosphere.snapshots.recipes import names_in
-from ergosphere.snapshots.records import RECORDS, is_committed, parse, record_key
+from ergosphere.snapshots.recipes import names_in, recipe_name
+from ergosphere.snapshots.records import RECORDS, is_committed, load, parse, record_key
 from ergosphere.snapshots.repacking import copy_chunks
 from ergosphere.snapshots.sweep import Freed
 from ergosphere.snapshots.sweep_lock import alone
@@ -113,6 +113,7 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     needed_again = _owners(waiting, marks.waiting)
     spared = tuple(sorted(needed_again))
     due = [pack for pack, age_s in doomed.items() if pack not in needed_again and age_s >= rules.grace_s]
+    due = _sure(vault, due, marks.live, {pack: size for pack, (_, size) in ages.items()})
     if notes:  # something that is needed cannot be read: nothing is taken away from under it
         return CollectPlan(
             tuple(dead), (), (), spared, (), 0, 0, 0,
@@ -128,15 +129,16 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     )  # fmt: skip
 
 
-def execute(vault: Vault, planned: CollectPlan, home: str = "") -> Freed:
+def execute(vault: Vault, planned: CollectPlan, home: str = "", kept: frozenset[str] = frozenset()) -> Freed:
     """Do what the plan says. Interrupted anywhere, the next sweep finishes; a full store loses what it can.
 
-    `home`: whose sweep this is; it may take over from an earlier one of the same home. Errors: StoreError, Busy.
+    `home`: whose sweep this is; it may take over from an earlier one of the same home. `kept`: snapshots of which
+    somebody else knows than the store's lists. Errors: StoreError, Busy.
     """
     with alone(vault, home) as locked:
         for key in (*map(vault.recipe_key, planned.recipes), *planned.trails):
             vault.store.delete(key)
-        freed = _delete(vault, planned)
+        freed = _delete(vault, planned, kept)
         done = locked and _arrange(vault, planned)
     return Freed(freed, () if done else (FULL,))
 
@@ -162,26 +164,74 @@ def _doom(vault: Vault, packs: Iterable[bytes]) -> None:
         vault.store.put(vault.doomed_key(pack), b"", if_absent=True)
 
 
-def _delete(vault: Vault, planned: CollectPlan) -> int:
-    """Recipes that came since the plan are read before anything goes."""
+def _delete(vault: Vault, planned: CollectPlan, kept: frozenset[str]) -> int:
+    """Recipes that came since the plan, or that no list has, are read before anything goes."""
     if not planned.delete:
         return 0
     vault.refresh()
-    fresh = [name for name in vault.recipe_names() if name not in planned.marked]
+    names = {*vault.recipe_names(), *_recipes_of(vault, kept)}
+    fresh = sorted(names - planned.marked)
     notes: list[str] = []
     sizes, doomed = vault.pack_sizes(), vault.doomed()
     waiting = _only(vault, doomed & sizes.keys())
-    needed = _owners(waiting, _mark(vault, waiting, fresh, notes).waiting)
+    marks = _mark(vault, waiting, fresh, notes)
+    needed = _owners(waiting, marks.waiting)
     if notes:
         return 0
     freed = 0
-    for pack in planned.delete:
-        if pack in needed or pack not in doomed:
-            continue
+    for pack in _sure(vault, [p for p in planned.delete if p in doomed and p not in needed], marks.live, sizes):
         if vault.store.delete(vault.pack_key(pack)):
             freed += sizes.get(pack, 0)
         vault.store.delete(vault.doomed_key(pack))
     return freed
+
+
+def _recipes_of(vault: Vault, kept: frozenset[str]) -> Iterator[str]:
+    """Names of the recipes that these snapshots have in this vault, or will have."""
+    for freeze_id in kept:
+        with suppress(NotFound, Damaged, TooNew):
+            manifest = load(vault.store, freeze_id)
+            if manifest.spec.get("project") == vault.project:
+                yield from (recipe_name(freeze_id, cell.index) for cell in manifest.cells)
+
+
+def _sure(vault: Vault, due: list[bytes], live: NDArray[np.bool_], sizes: Mapping[bytes, int]) -> list[bytes]:
+    """Of packs that lists call doomed and that seem to be needed by nobody, those of which single objects, which never
+    lag behind, say so too. `live`: rows of the index that are needed.
+    """
+    index, held, known = vault.index, _only(vault, due), vault.known_packs()
+    found = index.find(held.rows["name"])
+    twice = np.flatnonzero(found != NOWHERE)
+    twice = twice[live[found[twice]]]  # what is needed of them lies in others as well, as far as is known
+    others = index.owner[found[twice]]
+    gone = [number for number in np.unique(others) if not _stays(vault, index.packs[number])]
+    doubtful = {held.packs[owner] for owner in held.owner[twice[np.isin(others, gone)]]}
+    return [p for p in due if p not in doubtful and _is_doomed(vault, p) and _is_told(vault, p, sizes, known)]
+
+
+def _stays(vault: Vault, pack: bytes) -> bool:
+    return vault.store.has(vault.pack_key(pack)) and not _is_doomed(vault, pack)
+
+
+def _is_doomed(vault: Vault, pack: bytes) -> bool:
+    try:
+        vault.store.get(vault.doomed_key(pack))
+    except NotFound:
+        return False
+    return True
+
+
+def _is_told(vault: Vault, pack: bytes, sizes: Mapping[bytes, int], known: Collection[bytes]) -> bool:
+    """Whether it is known what is in a pack, or nobody can know, or it is gone."""
+    if pack not in sizes:
+        return not vault.store.has(vault.pack_key(pack))
+    if pack in known:
+        return True
+    try:
+        vault.read_rows(pack, sizes[pack])
+    except (Damaged, NotFound):
+        return True
+    return False
 
 
 def _repack(vault: Vault, packs: tuple[bytes, ...]) -> bool:
