@@ -7,13 +7,15 @@ from tests.control.test_lives import add_job, answer, clock, events, ledger  # n
 
 from ergosphere.control.bell import Bell
 from ergosphere.control.inbox import Inbox
-from ergosphere.control.ledger import kept, lives, orders
+from ergosphere.control.ledger import costs, kept, lives, orders
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.tables import JobRow, OrderRow, SnapshotRow
 from ergosphere.control.logs import LogFiles
 from ergosphere.control.verbs import Conflict, Verbs
 from ergosphere.core.model import Phase
-from ergosphere.wire.agents import AgentReport, SnapshotState
+from ergosphere.wire.agents import AgentReport, Cost, SnapshotState
+
+KINDS = ("freeze", "upload", "thaw")
 
 
 @pytest.fixture
@@ -37,8 +39,8 @@ def take(running: Ledger, name: str, *, remote: bool = True, label: str = "") ->
         change.session.get_one(SnapshotRow, name).durability = "remote" if remote else "node"
 
 
-def is_remote_now(inbox: Inbox, name: str) -> None:
-    state = SnapshotState(snapshot=name, job="j", durability="remote")
+def is_remote_now(inbox: Inbox, name: str, cost: Cost | None = None) -> None:
+    state = SnapshotState(snapshot=name, job="j", durability="remote", cost=cost)
     inbox.report("n", AgentReport(node="n", boot="b", devices=1, cores=1, cells=(), snapshots=(state,)))
 
 
@@ -199,3 +201,29 @@ def test_what_could_not_be_used_stands_in_the_order(running: Ledger, inbox: Inbo
     with running.read() as look:
         bodies = [row.body for row in look.session.query(OrderRow).filter_by(kind="thaw")]
         assert bodies[0][kept.DAMAGED] == ["s2"] and "s2 cannot be used" in events(look)
+
+
+# ---- what uploads have cost
+
+
+def test_an_upload_that_was_measured_foretells_the_next_one_to_the_policy(running: Ledger, inbox: Inbox) -> None:
+    take(running, "s1", remote=False)
+    with running.change() as change:
+        change.session.get_one(SnapshotRow, "s1").bytes = 2 << 30
+    is_remote_now(inbox, "s1", Cost(kind="upload", node="n", bytes=2 << 30, seconds=40.0))
+    [view] = running.picture().jobs
+    assert view.upload_cost_s == 40.0
+
+
+def test_the_share_of_one_node_is_not_taken_for_that_of_all(running: Ledger) -> None:
+    """A job of two nodes: each has frozen and sent a half, at the same time."""
+    take(running, "s1")
+    with running.change() as change:
+        change.session.get_one(SnapshotRow, "s1").bytes = 2 << 30
+        job = change.job("j")
+        job.seats = [["n", 0], ["m", 0]]
+        halves = [Cost(kind=kind, node=node, bytes=1 << 30, seconds=8.0) for kind in KINDS for node in "nm"]
+        costs.note(change, job, halves)
+        costs.foresee(change, job)
+        assert (job.freeze_cost_s, job.upload_cost_s, job.thaw_cost_s) == (8.0, 8.0, 8.0)
+        assert job.measured == 1, "one freeze, of which each node has told"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ergosphere.core.costs import FEW, FIXED_S, UNKNOWN_S, Sample, predict
+from ergosphere.core.costs import FEW, FIXED_S, UNKNOWN_S, Sample, predict, remote_in_s, thaw_there_s
 
 samples = st.lists(st.builds(Sample, st.integers(0, 1 << 40), st.floats(0, 1e4)), max_size=10)
 
@@ -35,3 +35,12 @@ def test_a_prediction_lies_within_what_its_measurements_say(
     each = [predict([one], [], bytes_now) for one in used] or [UNKNOWN_S]
     assert min(each) <= predict(own, node, bytes_now) <= max(each)
     assert all(one >= 0 for one in each)
+
+
+@given(st.floats(0, 1e4), st.lists(st.floats(0, 1e4), max_size=5))
+def test_the_way_through_the_store_is_paid_for_by_who_thaws_on_another_machine(
+    thaw_s: float, uploads_s: list[float]
+) -> None:
+    assert thaw_there_s(thaw_s, sum(uploads_s), away=False) == thaw_s
+    assert thaw_there_s(thaw_s, sum(uploads_s), away=True) == thaw_s + sum(uploads_s)
+    assert remote_in_s(thaw_s, uploads_s) == thaw_s + sum(uploads_s) >= max([thaw_s, *uploads_s])

@@ -365,6 +365,34 @@ def test_nobody_is_moved_where_it_does_not_pay_or_too_soon_or_too_often(more: di
     assert plan.reasons[JobId("big")].code == "fragmented"
 
 
+@pytest.mark.parametrize(("machines", "moves"), [(("m", "m"), 2), (("", ""), 2), (("m", "n"), 0)])
+def test_a_move_to_another_machine_has_to_earn_its_way_through_the_store(machines: tuple[str, str], moves: int) -> None:
+    """Four devices win 1440 device-seconds: a move of two jobs may cost that, and each takes 900 s to be remote."""
+    nodes = [node(name, 4, machine=machine) for name, machine in zip("ab", machines, strict=True)]  # type: ignore[arg-type]
+    jobs = [replace(one, upload_cost_s=900.0) for one in scattered()]
+    plan = decide(look([*jobs, job("big", ranks=4, together=Together.NODE)], nodes), RULES)
+    assert sum(isinstance(one, Freeze) for one in plan.decisions) == moves
+
+
+def test_what_is_said_of_a_move_to_another_machine_is_what_it_costs() -> None:
+    nodes = [node("a", 4, machine="m"), node("b", 4, machine="n")]  # type: ignore[arg-type]
+    jobs = [replace(one, upload_cost_s=20.0) for one in scattered()]
+    plan = decide(look([*jobs, job("big", ranks=4, together=Together.NODE)], nodes), RULES)
+    moved = [one for one in plan.decisions if isinstance(one, Freeze)]
+    assert len(moved) == 2 and all("the move costs 23.0 device-seconds" in one.reason.text for one in moved)
+
+
+@pytest.mark.parametrize(("within_s", "code"), [(40, "drain"), (39, "drain-late")])
+def test_a_spot_notice_says_whether_what_is_frozen_there_reaches_the_store_in_time(within_s: int, code: str) -> None:
+    """Uploads of a node go one after the other: 2 s of freezing, 18 s and 20 s of sending."""
+    leaving = node("a", 2, leaves_s=NOW_S + within_s)  # type: ignore[arg-type]
+    jobs = [running("x", "a0", freeze_cost_s=2.0, upload_cost_s=18.0), running("y", "a1", upload_cost_s=20.0)]
+    plan = decide(look(jobs, [leaving, node("b", 1)]), RULES)
+    found = {one.job: one.reason for one in plan.decisions if isinstance(one, Freeze)}
+    assert found[JobId("x")].code == code
+    assert ("about 40 seconds" in found[JobId("x")].text) == (code == "drain-late")
+
+
 def test_no_node_is_cleared_for_a_job_that_could_not_thaw_there() -> None:
     frozen = job("big", ranks=4, phase=Phase.FROZEN, cells=(Cell(0, (0, 1, 2, 3)),), home=(NodeId("c"),))
     unfit = replace(frozen, unfit=((NodeId("a"), "it has another python"), (NodeId("b"), "it has another python")))

@@ -150,5 +150,7 @@ def test_costs_are_measured_and_foretell_the_next_freeze(brief: Fleet, folder: P
     assert frozen["freeze_cost_s"] != guess and 0 < frozen["freeze_cost_s"] < 30
     job.verb("resume")
     assert 0 < job.detail["thaw_cost_s"] < 30 and job.detail["thaw_cost_s"] != guess
-    assert "a freeze takes about" in brief.ergo("show", job.id, folder=folder).stdout
+    for command in ("show", "explain"):
+        said = " ".join(brief.ergo(command, job.id, folder=folder).stdout.split())
+        assert "more until it is remote (measured 1 time)" in said, said
     job.finished_whole()

@@ -182,3 +182,17 @@ def test_changes_that_cannot_be_meant_are_refused(change, words) -> None:
     with pytest.raises(Faulty, match=words) as caught:
         compared(FULL, change, range(2))
     assert caught.value.remedy
+
+
+def measured(key, freeze_s, upload_s):
+    return info(key, nodes=("n1",), measured=2, freeze_cost_s=freeze_s, thaw_cost_s=2.0, upload_cost_s=upload_s)
+
+
+@pytest.mark.parametrize(("machines", "transfer_s"), [(("m", "m"), 0.0), (("m", "n"), 30.0)])
+def test_a_fleet_is_foretold_with_what_its_own_jobs_took(machines, transfer_s) -> None:
+    jobs = (measured("a", 1.0, 10.0), measured("b", 3.0, 30.0), measured("c", 5.0, 50.0), info("never frozen"))
+    nodes = tuple(node(f"n{at}", None, machine=machine) for at, machine in enumerate(machines))
+    found = live.costs_of(replace(FULL, jobs=jobs, ended=(), nodes=nodes))
+    assert (found.freeze_s, found.thaw_s, found.transfer_s) == (3.0, 2.0, transfer_s)
+    assert found.thawing_s(away=True) == 2.0 + transfer_s
+    assert live.costs_of(replace(FULL, jobs=(), ended=())) == live.Costs()

@@ -152,10 +152,17 @@ def _facts(job: JobDetail, now_s: float) -> Iterable[tuple[str, str, str]]:
     yield "mounts", ", ".join(f"{safe_line(m.path)} ({_mount_mode(m.writable)})" for m in job.mounts), ""
     yield "network", f"{job.network}{', ' + ', '.join(job.addresses) if job.addresses else ''}", ""
     yield "forked", f"from {job.forked_from}" if job.forked_from else "", ""
-    yield "costs", f"a freeze takes about {span_text(job.freeze_cost_s)}, a thaw {span_text(job.thaw_cost_s)}", ""
+    next_freeze = _next_freeze(job.freeze_cost_s, job.upload_cost_s, job.measured)
+    yield "costs", f"a freeze takes about {next_freeze}; a thaw {span_text(job.thaw_cost_s)}", ""
     yield "threads", f"{job.threads} per rank" if job.threads else "", ""
     yield "limits", _limits(job), ""
     yield "env", f"{plural(len(job.env_names), 'variable')} recorded, values are never shown", "dim"
+
+
+def _next_freeze(freeze_s: float, upload_s: float, measured: int) -> str:
+    """How long it will take, and how that is known."""
+    known = f"measured {plural(measured, 'time')}" if measured else "none of its own was measured yet"
+    return f"{span_text(freeze_s)}, and {span_text(upload_s)} more until it is remote ({known})"
 
 
 def _mount_mode(writable: bool) -> str:
@@ -232,6 +239,9 @@ def explanation_view(explanation: Explanation, name: str) -> Group:
     lines += [Fact("because", safe_line(explanation.reason))] if explanation.reason else []
     lines += [Fact("needs", safe_line(text)) for text in explanation.requirements]
     lines += [Fact("rung", safe_line(explanation.rung))] if explanation.rung else []
+    if explanation.freeze_cost_s is not None and explanation.upload_cost_s is not None:
+        costs = _next_freeze(explanation.freeze_cost_s, explanation.upload_cost_s, explanation.measured)
+        lines.append(Fact("freeze", f"would take about {costs}"))
     lines += [Fact("ahead", ", ".join(map(safe_line, explanation.ahead)))] if explanation.ahead else []
     lines += [Fact("change", safe_line(explanation.remedy), "green")] if explanation.remedy else []
     return Group(*lines)

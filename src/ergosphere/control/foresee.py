@@ -78,6 +78,7 @@ def explanation(ledger: Ledger, rules: Rules, ref: str) -> Explanation:
     with ledger.read() as look:
         job = find_job(look, ref)
         phase, reason, remedy = job.phase, job.reason, job.remedy
+        freeze_s, upload_s, measured = job.freeze_cost_s, job.upload_cost_s, job.measured
         rung = f"{job.rung}: {job.rung_because}" if job.rung is not Rung.TRANSPARENT else ""
         job_id = JobId(job.id)
     explained = None if phase in ENDED or phase is Phase.ENDING else explain(ledger.picture(), rules, job_id)
@@ -91,5 +92,8 @@ def explanation(ledger: Ledger, rules: Rules, ref: str) -> Explanation:
         remedy="; ".join(dict.fromkeys(word for word in words if word)),
         requirements=tuple(f"{one.devices} of {one.of} devices: {one.text}" for one in explained.requirements),
         rung=rung,
+        freeze_cost_s=freeze_s,
+        upload_cost_s=upload_s,
+        measured=measured,
         ahead=tuple(f"{one.name} ({one.id}, {one.tier}, {one.phase})" for one in explained.ahead),
     )

@@ -260,10 +260,12 @@ def _note_durability(change: Change, state: SnapshotState) -> None:
     if row is None or row.durability != "node" or state.durability != "remote":
         return
     row.durability, row.stranded = state.durability, False
-    if (job := change.job(row.job)).phase not in ENDED:
-        kept.retire(change, job)  # the one before need not stand in for it any more
+    job = change.job(row.job)
     if state.cost is not None:
-        costs.note(change, change.job(row.job), (state.cost,))
+        costs.note(change, job, (state.cost,))
+    if job.phase not in ENDED:
+        kept.retire(change, job)  # the one before need not stand in for it any more
+        costs.foresee(change, job)
 
 
 def _forgettable(change: Change, report: AgentReport) -> list[CellName]:

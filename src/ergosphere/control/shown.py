@@ -63,6 +63,10 @@ def job_info(look: Change, job: JobRow) -> JobInfo:
         deadline_s=job.deadline_s,
         running_since_s=job.running_since_s if job.phase is Phase.RUNNING else None,
         account=_account(job),
+        freeze_cost_s=job.freeze_cost_s,
+        thaw_cost_s=job.thaw_cost_s,
+        upload_cost_s=job.upload_cost_s,
+        measured=job.measured,
     )
 
 
@@ -86,8 +90,6 @@ def job_detail(look: Change, job: JobRow, uploads: Uploads) -> JobDetail:
         env_names=tuple(sorted(environment.env)) if environment else (),
         snapshots=tuple(snapshot(row, uploads) for row in snapshots(look, job)),
         forked_from=job.forked_from,
-        freeze_cost_s=job.freeze_cost_s,
-        thaw_cost_s=job.thaw_cost_s,
         notes=tuple(_notes(look, job)),
         exact=job.spec.get("exact", "auto"),
         sharing=tuple(_sharing(look, job)),
@@ -134,6 +136,7 @@ def _node(row: NodeRow, used: dict[tuple[str, int], str], leases: Leases, accent
         spot=row.spot,
         leaves_s=row.leaves_s,
         flaky_until_s=flaky_until_s(row.failures, now_s),
+        machine=row.machine,
     )
 
 

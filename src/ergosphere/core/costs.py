@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -30,6 +30,18 @@ def predict(own: Sequence[Sample], node: Sequence[Sample], bytes_now: int | None
     if not samples:
         return UNKNOWN_S
     return median(_scaled(sample, bytes_now) for sample in samples)
+
+
+def thaw_there_s(thaw_s: float, upload_s: float, *, away: bool) -> float:
+    """Seconds from the end of a freeze to the end of the thaw behind it. `away`: on a machine that shares no memory
+    with the one where it was frozen, so that the images come through the store.
+    """
+    return thaw_s + (upload_s if away else 0.0)
+
+
+def remote_in_s(freeze_s: float, uploads_s: Iterable[float]) -> float:
+    """Seconds until all that is frozen on a node now is in the store: its uploads go one after the other."""
+    return freeze_s + sum(uploads_s)
 
 
 def _scaled(sample: Sample, bytes_now: int | None) -> float:

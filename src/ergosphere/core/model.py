@@ -140,6 +140,7 @@ class NodeView:
     domain: str = ""  # locality domain within its cluster: nodes that are close to each other
     leaves_s: float | None = None  # a spot notice: it is gone then, and gets nobody any more
     flaky_until_s: float = 0.0  # it failed lately: taken until then only where nothing else is left
+    machine: str = ""  # nodes of one machine read each other's images, all others get them by the store; "" = not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ class JobView:
     not_before_s: float = 0.0  # earliest next start, thaw or freeze (back-off after failures)
     freeze_cost_s: float = 1.0  # measured, or a guess: seconds from order to devices free
     thaw_cost_s: float = 1.0
+    upload_cost_s: float = 0.0  # from then on until the snapshot is in the store
     running_since_s: float | None = None
     try_failed: str = ""  # why its last start or thaw failed; "" once one succeeded
     freezable: bool = True  # False once a freeze failed for a lasting cause (rung below transparent)

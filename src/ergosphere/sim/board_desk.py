@@ -121,6 +121,7 @@ class BoardDesk:
             submitted_s=work.submit_s,
             freeze_cost_s=self._costs.freeze_s,
             thaw_cost_s=self._costs.thaw_s,
+            upload_cost_s=self._costs.transfer_s,
             resize_cost_s=self._costs.resize_s,
             min_devices=work.devices_min,
             speeds=work.speeds,
@@ -196,4 +197,5 @@ def node_view(place: Place, now_s: float) -> NodeView:
         domain=machine.domain,
         leaves_s=place.leaves_s,
         flaky_until_s=flaky_until_s(tuple(place.failures), now_s),
+        machine=machine.id,
     )

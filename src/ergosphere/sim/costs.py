@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from ergosphere.core.costs import thaw_there_s
 from ergosphere.sim.faulty import Faults
 
 # Singularity (arXiv 2202.07848, as quoted in the design, §8): moving a job takes 28–64 s on 16 GPUs, of which 19–25 s
@@ -46,6 +47,10 @@ class Costs:
     def computing(self, ranks: int, seats: int) -> float:
         """Devices' worth of work that `ranks` on `seats` distinct devices get done."""
         return float(ranks) if seats >= ranks else seats / (1.0 + self.splice_overhead)
+
+    def thawing_s(self, *, away: bool) -> float:
+        """As the policy reckons it, too. `away`: from where the images lie."""
+        return thaw_there_s(self.thaw_s, self.transfer_s, away=away)
 
 
 NOTHING: Final = Costs(
@@ -94,8 +99,8 @@ def _from_bench(rows: object, faults: Faults) -> dict[str, float]:
     return {cost: median(values) for cost, values in measured.items()}
 
 
-def from_lives(freezes_s: list[float], thaws_s: list[float], costs: Costs) -> Costs:
-    """`costs` with the medians of what a live fleet measured, where it did."""
-    if freezes_s:
-        costs = replace(costs, freeze_s=median(freezes_s))
-    return replace(costs, thaw_s=median(thaws_s)) if thaws_s else costs
+def from_lives(freezes_s: list[float], thaws_s: list[float], uploads_s: list[float], costs: Costs) -> Costs:
+    """`costs` with the medians of what a live fleet measured: one figure of each kind for each job that was frozen."""
+    if not freezes_s:
+        return costs
+    return replace(costs, freeze_s=median(freezes_s), thaw_s=median(thaws_s), transfer_s=median(uploads_s))

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ergosphere.core.fraction import window_of
 from ergosphere.core.model import ENDED, HOLDS_SEATS, Account, Cell, NodeId, Phase, ProjectView, Rung, Seat
-from ergosphere.sim.costs import Costs
+from ergosphere.sim.costs import Costs, from_lives
 from ergosphere.sim.engine import Scenario
 from ergosphere.sim.fits import Never, Room
 from ergosphere.sim.fleets import Fleet, Machine
@@ -138,12 +138,11 @@ def fleet_of(picture: Picture) -> Fleet:
 
 
 def costs_of(picture: Picture, costs: Costs = Costs()) -> Costs:
-    """Costs with what this fleet's own jobs stood still for on average at each pause, where any was paused."""
-    rates = [one.paused_total_s / (one.pauses + one.moves) for one in (*picture.jobs, *picture.ended) if one.moves]
-    if not rates:
-        return costs
-    each_s = sorted(rates)[len(rates) // 2] / 2
-    return replace(costs, freeze_s=each_s, thaw_s=each_s, transfer_s=0.0)
+    """Costs as this fleet has measured them, where any job of it was frozen; nodes of one machine transfer nothing."""
+    known = [one for one in (*picture.jobs, *picture.ended) if one.measured]
+    together = len({one.machine for one in picture.nodes}) <= 1
+    uploads_s = [0.0 if together else one.upload_cost_s for one in known]
+    return from_lives([one.freeze_cost_s for one in known], [one.thaw_cost_s for one in known], uploads_s, costs)
 
 
 def with_nodes(fleet: Fleet, more: int, without: Sequence[str]) -> Fleet:

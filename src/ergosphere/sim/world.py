@@ -218,7 +218,7 @@ class World:
         self._take(life, placement)
         life.cause = "restore"
         life.moves += away
-        self._after(life, self.costs.thaw_s + (self.costs.transfer_s if away else 0.0))
+        self._after(life, self.costs.thawing_s(away=away))
 
     def _freeze(self, life: Life, why: Why) -> None:
         life.step(Event.FREEZE_ORDERED)

@@ -185,6 +185,10 @@ class JobInfo(Wire):
     deadline_s: float | None = None
     running_since_s: float | None = None
     account: AccountInfo | None = None
+    freeze_cost_s: float = 1.0  # what its next freeze and thaw will take, as measured
+    thaw_cost_s: float = 1.0
+    upload_cost_s: float = 1.0  # from the end of the freeze until the snapshot is remote
+    measured: int = 0  # its own freezes from which that is foretold; 0: others' on its nodes, or a guess
 
 
 class JobDetail(JobInfo):
@@ -199,8 +203,6 @@ class JobDetail(JobInfo):
     env_names: tuple[str, ...] = ()  # values are never shown
     snapshots: tuple[SnapshotInfo, ...] = ()
     forked_from: str = ""
-    freeze_cost_s: float = 1.0  # what its next freeze and thaw will take, as measured
-    thaw_cost_s: float = 1.0
     notes: tuple[str, ...] = ()
     exact: str = "auto"
     sharing: tuple[RankSharing, ...] = ()  # of the ranks that have told
@@ -227,6 +229,9 @@ class Explanation(Wire):
     requirements: tuple[str, ...] = ()
     ahead: tuple[str, ...] = ()
     rung: str = ""  # where it cannot be frozen: what is done instead, and why
+    freeze_cost_s: float | None = None  # this and the next: what freezing it will take, as measured
+    upload_cost_s: float | None = None
+    measured: int = 0
 
 
 class NodeInfo(Wire):
@@ -245,6 +250,7 @@ class NodeInfo(Wire):
     spot: bool = False
     leaves_s: float | None = None  # it was said to be gone then, seconds since the epoch
     flaky_until_s: float = 0.0  # it failed lately: avoided until then
+    machine: str = ""  # nodes of one machine read each other's snapshots; "": not known
 
 
 class LogPage(Wire):

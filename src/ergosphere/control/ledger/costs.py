@@ -29,10 +29,16 @@ def note(change: Change, job: JobRow, costs: Iterable[Cost]) -> None:
 
 
 def foresee(change: Change, job: JobRow) -> None:
-    """Predict the job's next freeze and thaw, for the policy: see `core.costs.predict`."""
+    """Predict the job's next freeze, upload and thaw, for the policy: see `core.costs.predict`.
+
+    Each measurement is of one node's share, and the nodes of a job work at the same time.
+    """
     nodes = {str(seat[0]) for seat in job.seats} or {str(node) for node in job.home}
     now = _bytes_now(change, job)
+    now = None if now is None else now // max(1, len(nodes))
+    job.measured = _measured(change, job)
     job.freeze_cost_s = predict(_own(change, job, "freeze"), _of_nodes(change, nodes, "freeze"), now)
+    job.upload_cost_s = predict(_own(change, job, "upload"), _of_nodes(change, nodes, "upload"), now)
     if job.rung is Rung.COOPERATIVE:  # as long as it took the last times, else as long as it may
         taken = [sample.seconds for sample in _own(change, job, SAVING)]
         job.freeze_cost_s = max(taken, default=job.spec["grace_s"])
@@ -50,6 +56,12 @@ def whole(answer: Answer, kind: str, node: str) -> tuple[Cost, ...]:
 def _own(change: Change, job: JobRow, kind: str) -> list[Sample]:
     query = select(CostRow).where(CostRow.job == job.id, CostRow.kind == kind).order_by(CostRow.id.desc())
     return _samples(change.session.scalars(query.limit(FEW)))
+
+
+def _measured(change: Change, job: JobRow) -> int:
+    """How many of its own freezes count: of one, each node measured its share."""
+    query = select(CostRow.at_s).where(CostRow.job == job.id, CostRow.kind.in_(("freeze", SAVING))).distinct()
+    return len(list(change.session.scalars(query.limit(FEW))))
 
 
 def _of_nodes(change: Change, nodes: set[str], kind: str) -> list[Sample]:

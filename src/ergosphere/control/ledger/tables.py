@@ -98,6 +98,8 @@ class JobRow(Base):
     rung_because: Mapped[str] = mapped_column(default="")
     freeze_cost_s: Mapped[float] = mapped_column(default=1.0)
     thaw_cost_s: Mapped[float] = mapped_column(default=1.0)
+    upload_cost_s: Mapped[float] = mapped_column(default=1.0)
+    measured: Mapped[int] = mapped_column(default=0)  # its own freezes from which these are foretold
 
     running_since_s: Mapped[float | None]
     stopped_since_s: Mapped[float | None]

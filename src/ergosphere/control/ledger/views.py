@@ -43,6 +43,7 @@ def node_view(node: NodeRow, *, ready: bool, now_s: float) -> NodeView:
         domain=node.domain,
         leaves_s=node.leaves_s,
         flaky_until_s=flaky_until_s(node.failures, now_s),
+        machine=node.machine,
     )
 
 
@@ -117,6 +118,7 @@ def job_view(job: JobRow, lost: frozenset[str] = frozenset(), unfit: tuple[tuple
         not_before_s=job.not_before_s,
         freeze_cost_s=job.freeze_cost_s,
         thaw_cost_s=job.thaw_cost_s,
+        upload_cost_s=job.upload_cost_s,
         running_since_s=job.running_since_s,
         try_failed=job.try_failed,
         freezable=job.freezable,

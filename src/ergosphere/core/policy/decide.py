@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heapreplace
 from itertools import chain, islice
 from typing import Final
 
+from ergosphere.core.costs import remote_in_s
 from ergosphere.core.model import (
     Decision,
     Freeze,
@@ -166,7 +167,7 @@ def _obey(turn: Turn, entry: Entry) -> None:
     elif not job.wanted:
         _freeze_as_asked(turn, entry, Why.PAUSE, reasons.freeze_unwanted(job))
     elif emptied:
-        _freeze_as_asked(turn, entry, Why.DRAIN, reasons.freeze_for_drain(emptied, _deadline_left_s(turn, emptied)))
+        _freeze_as_asked(turn, entry, Why.DRAIN, reasons.freeze_for_drain(emptied, *_deadline(turn, entry, emptied)))
     elif job.resize_asked and entry.devices > largest(entry.shape):
         shrink_as_asked(turn, entry)
 
@@ -186,10 +187,13 @@ def _emptied_nodes(turn: Turn, entry: Entry) -> list[NodeId]:
     return sorted(name for name in entry.masks if name in nodes and is_emptied(nodes[name].view))
 
 
-def _deadline_left_s(turn: Turn, names: list[NodeId]) -> float | None:
-    """Seconds until the first of them is gone; None if none of them said so."""
-    told = [at_s for name in names if (at_s := turn.board.nodes[name].view.leaves_s) is not None]
-    return min(told) - turn.board.now_s if told else None
+def _deadline(turn: Turn, entry: Entry, names: list[NodeId]) -> tuple[float | None, float]:
+    """Seconds until the first of them is gone, None if none said so; and until what is frozen there now has left."""
+    nodes, entries = turn.board.nodes, turn.board.entries
+    told = [at_s for name in names if (at_s := nodes[name].view.leaves_s) is not None]
+    beside = {job_id for name in names for job_id in nodes[name].occupants}
+    uploads_s = (entries[job_id].view.upload_cost_s for job_id in sorted(beside))
+    return min(told) - turn.board.now_s if told else None, remote_in_s(entry.view.freeze_cost_s, uploads_s)
 
 
 # ---- 2. seats

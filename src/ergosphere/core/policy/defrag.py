@@ -15,11 +15,11 @@ from ergosphere.core.model import Freeze, Phase, Placement, Tier, Why
 from ergosphere.core.policy import reasons
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.layers import Node
-from ergosphere.core.policy.rules import freeze_cost
+from ergosphere.core.policy.rules import freeze_cost, move_cost
 from ergosphere.core.policy.shape import larger, needs_one_node
 from ergosphere.core.policy.turn import Turn
 
-SPARE: Final = 3.0  # times what a move costs that a job must be able to miss yet: the images travel, too
+SPARE: Final = 2.0  # times what a move to another machine costs that a job must be able to miss yet
 NODES_MAX: Final = 8  # nodes weighed for one job: those that lack least
 
 Moves = list[tuple[Entry, Placement]]
@@ -100,7 +100,7 @@ def _cleared(turn: Turn, entry: Entry, node: Node, needed: int) -> Moves | None:
             continue
         moves.append((one, found))
         turn.take(found)
-        cost += freeze_cost(one.view)
+        cost += move_cost(one.view, away=turn.goes_away(one.view, found))
         missing -= one.devices
     node.taken = before
     turn.touch(node.id)
@@ -143,7 +143,7 @@ def _spares_a_move(turn: Turn, entry: Entry) -> bool:
     if job.account is None:
         return False
     left_s = slack(job.account, PROMISE[job.tier], board.now_s) / job.account.devices
-    return left_s >= SPARE * (job.freeze_cost_s + job.thaw_cost_s)
+    return left_s >= SPARE * move_cost(job, away=True) / job.ranks
 
 
 def _move(turn: Turn, entry: Entry, moves: Moves) -> bool:
@@ -168,7 +168,8 @@ def _send(turn: Turn, entry: Entry, moves: Moves) -> None:
     job = entry.view
     for mover, found in moves:
         turn.untake(found)
-        reason = reasons.freeze_for_packing(mover.view, job, found, freeze_cost(mover.view))
+        cost = move_cost(mover.view, away=turn.goes_away(mover.view, found))
+        reason = reasons.freeze_for_packing(mover.view, job, found, cost)
         turn.decisions[mover.view.id] = Freeze(mover.view.id, Why.MOVE, reason, job.id)
         turn.reasons.pop(mover.view.id, None)
         turn.leave(mover)

@@ -13,7 +13,7 @@ from ergosphere.core.policy.defrag import clear_beside
 from ergosphere.core.policy.elsewhere import go_elsewhere, seats_elsewhere
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.layers import PoolKey
-from ergosphere.core.policy.rules import freeze_cost
+from ergosphere.core.policy.rules import move_cost
 from ergosphere.core.policy.seats import reshape
 from ergosphere.core.policy.shape import larger
 from ergosphere.core.policy.turn import Turn
@@ -103,7 +103,7 @@ def _grow_elsewhere(turn: Turn, entry: Entry, wanted: set[PoolKey]) -> bool:
     found = seats_elsewhere(turn, entry, breaking=False)
     if isinstance(found, tuple) and not _touches(turn, {seat.node for seat in found}, wanted):
         more = len(set(found)) - entry.devices
-        if freeze_cost(job) <= rules.payback * more * rules.payback_s:
+        if move_cost(job, away=turn.goes_away(job, found)) <= rules.payback * more * rules.payback_s:
             go_elsewhere(turn, entry, found, reasons.grows_elsewhere(job, found))
             return True
     return False

@@ -61,10 +61,19 @@ def cancelled() -> Reason:
     return Reason("cancelled", "cancelled by its owner")
 
 
-def freeze_for_drain(nodes: Iterable[NodeId], left_s: float | None = None) -> Reason:
-    """`left_s`: seconds until the first of them is gone, where that is known."""
-    when = "" if left_s is None else f", gone in {counted(max(0, math.ceil(left_s)), 'second')}"
-    return Reason("drain", f"its node is being emptied ({listed(nodes)}{when}); it goes on elsewhere by itself")
+def freeze_for_drain(nodes: Iterable[NodeId], left_s: float | None = None, remote_s: float = 0.0) -> Reason:
+    """`left_s`: seconds until the first of them is gone, where that is known; `remote_s`: until its snapshot is in the
+    store, as uploads there were measured.
+    """
+    if left_s is None:
+        return Reason("drain", f"its node is being emptied ({listed(nodes)}); it goes on elsewhere by itself")
+    left, needed = max(0, math.ceil(left_s)), math.ceil(remote_s)
+    where = f"its node is being emptied ({listed(nodes)}, gone in {counted(left, 'second')})"
+    if needed <= left:
+        return Reason("drain", f"{where}; it goes on elsewhere by itself")
+    late = f"what is frozen there needs about {counted(needed, 'second')} to reach the shared store"
+    text = f"{where}, and {late}: unless it thaws on another node before, it goes on from an older snapshot"
+    return Reason("drain-late", text, "ergo drain NODE --within with more time; --snapshot-every makes it less")
 
 
 def freeze_unwanted(job: JobView) -> Reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ergosphere.core.costs import thaw_there_s
 from ergosphere.core.model import TIER_ORDER, JobView, Tier
 
 GROW_AFTER_S: Final = 5.0  # several times what a resize on one node costs
@@ -42,3 +43,9 @@ def turn_in_queue(job: JobView) -> tuple[int, float, str]:
 def freeze_cost(job: JobView) -> float:
     """What pausing `job` wastes, in device-seconds: its devices stand still for a freeze and a thaw."""
     return job.ranks * (job.freeze_cost_s + job.thaw_cost_s)
+
+
+def move_cost(job: JobView, *, away: bool) -> float:
+    """What moving it wastes, in device-seconds. `away`: to another machine, where it cannot thaw before its images have
+    gone through the store; who is frozen for long pays nothing for that."""
+    return job.ranks * (job.freeze_cost_s + thaw_there_s(job.thaw_cost_s, job.upload_cost_s, away=away))

@@ -275,6 +275,13 @@ class Turn:
             return reasons.unreachable(silent, Why.RESIZE)
         return reasons.resize_back_off(job, now_s) if job.not_before_s > now_s else None
 
+    def goes_away(self, job: JobView, placement: Placement) -> bool:
+        """Whether some rank would go to a machine that shares no memory with the one it is on."""
+        nodes = self.board.nodes
+        pairs = {(here.node, there.node) for here, there in zip(job.seats, placement, strict=False)}
+        machines = ((nodes[a].view.machine, nodes[b].view.machine) for a, b in pairs if a in nodes and b in nodes)
+        return any(here != there and bool(here and there) for here, there in machines)
+
     def leaving_from(self, placement: Placement) -> list[JobView]:
         """Who sits there still, in the order of the queue."""
         found: dict[JobId, Entry] = {}
