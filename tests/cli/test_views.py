@@ -1,7 +1,7 @@
 import pytest
 
 from ergosphere.cli.columns import Cell, Column, Row, fitted, table
-from ergosphere.cli.views import nodes_view, places, queue_view
+from ergosphere.cli.views import nodes_view, places, queue_view, ranks_text
 from ergosphere.wire.jobs import JobInfo, NodeInfo
 
 
@@ -38,7 +38,7 @@ def test_the_queue_fits_its_terminal(width):
 
 def test_at_a_hundred_columns_the_promises_are_seen():
     lines = queue_view(JOBS, 4000.0, 100).plain.split("\n")
-    for title in ("NAME", "RANKS", "WHERE", "RUN", "TOTAL", "LOST", "MOVES"):
+    for title in ("NAME", "RANKS", "WHERE", "RUN", "TOTAL", "LOST", "MOVES", "DEV"):
         assert title in lines[0]
 
 
@@ -62,9 +62,22 @@ def test_the_least_needed_column_goes_first_and_names_shrink_before_that():
     assert "abc…" in table(columns, rows, 8).plain
 
 
-def test_ranks_on_one_node_are_counted():
-    assert places(("node-1", "node-0", "node-1")) == "node-0, node-1 ×2"
-    assert places(()) == "-"
+def test_a_place_counts_devices_and_says_so():
+    nodes = ("node-1", "node-0", "node-1", "node-1", "node-1", "node-0", "node-1", "node-1")
+    assert places(job(ranks=8, nodes=nodes, devices=8)) == "node-0: 2 devices, node-1: 6 devices"
+    assert places(job(ranks=8, nodes=nodes, devices=4)) == "node-0: 1 device, node-1: 3 devices"
+    assert places(job(nodes=("node-1",) * 4, devices=2)) == "node-1"
+    assert places(job(phase="succeeded", devices=0)) == "node-0, node-1"
+    assert places(job(nodes=())) == "-"
+
+
+def test_which_ranks_are_where_on_how_many_devices():
+    assert ranks_text(job(devices=2)) == "4: 0-1 on node-0 (1 device), 2-3 on node-1 (1 device)"
+    assert ranks_text(job(nodes=("node-1", "node-0", "node-1", "node-1"), devices=4)) == (
+        "4: 1 on node-0 (1 device), 0, 2-3 on node-1 (3 devices)"
+    )
+    assert ranks_text(job(nodes=("node-0",) * 4)) == "4: 0-3 on node-0"
+    assert ranks_text(job(nodes=())) == "4"
 
 
 def test_a_nodes_devices_are_drawn():

@@ -107,20 +107,33 @@ def test_more_threads_than_any_node_has_cores_are_pointed_out(user: User, world:
     assert not user.post("/v1/jobs", {**body, "name": "few", "threads": 4}, 201)["notes"]
 
 
-def test_a_name_means_the_newest_live_job_else_the_newest(user: User, world: World) -> None:
+def test_a_name_means_the_one_live_job_of_it_else_the_newest(user: User, world: World) -> None:
     first = user.submit("twin", lines=1)
     user.until(first, "ended")
-    second = user.submit("twin")
-    body = {"name": "twin", "command": ["count", "1"], "workdir": "/w"}
-    answer = user.post("/v1/jobs", body, 201)
-    assert "another live job" in answer["notes"][0]
-    third = answer["job"]["id"]
-    user.until(third, "ended")
+    second = user.submit("twin", lines=1)
+    user.until(second, "ended")
     assert user.job("twin")["id"] == second
-    user.post("/v1/jobs/twin/cancel", {"wait_s": 20})
+    third = user.submit("twin")
     assert user.job("twin")["id"] == third
     assert user.job(first)["id"] == first
     assert [job["id"] for job in user.get("/v1/jobs", all=True, name="twin")] == [first, second, third]
+
+
+def test_a_name_of_several_live_jobs_means_none_of_them(user: User, world: World) -> None:
+    first = user.submit("twin")
+    answer = user.post("/v1/jobs", {"name": "twin", "command": ["count", "0"], "workdir": "/w"}, 201)
+    second = answer["job"]["id"]
+    (note,) = answer["notes"]
+    assert note.startswith("another live job is called twin: as long as that is so, ids tell them apart")
+    user.until(first, "running")
+    refused = user.post("/v1/jobs/twin/cancel", {"wait_s": 20}, 409)
+    assert refused["error"].startswith("several live jobs are called 'twin': ")
+    assert f"{first} (running, submitted 0s ago)" in refused["error"] and second in refused["error"]
+    assert refused["remedy"] == "say which one by its id"
+    after = {"name": "then", "command": ["count", "0"], "workdir": "/w", "after": ["twin"]}
+    assert "several live jobs" in user.post("/v1/jobs", after, 409)["error"]
+    user.post(f"/v1/jobs/{second}/cancel", {"wait_s": 20})
+    assert user.job("twin")["id"] == first and user.job(first)["phase"] == "running"
 
 
 def test_a_job_that_does_not_exist_is_said_with_the_nearest_name(user: User, world: World) -> None:

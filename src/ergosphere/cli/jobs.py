@@ -78,16 +78,16 @@ def show(job: Job, watch: Watch = False, form: Output = Form.TABLE) -> None:
     here = desk()
     with here.client() as client:
         latest: tuple[EventInfo, ...] = ()
+        detail = asking.job(client, job)  # a name may come to mean several while it is watched
 
         def look(_width: int) -> RenderableType:
             nonlocal latest
-            found = asking.job(client, job)
+            found = asking.job(client, detail.id)
             latest = _latest(client, found.id, latest)
             return job_view(found, latest, here.clock.now())
 
         if watch and form is Form.TABLE:
             watching.watch(here.clock, look)
-        detail = asking.job(client, job)
         latest = _latest(client, detail.id, ()) if form is Form.TABLE else ()
     answer(form, lambda: detail.model_dump(mode="json"), lambda: job_view(detail, latest, here.clock.now()))
     next_steps(form, f"its output: ergo logs {job}   its history: ergo events {job}")
@@ -115,6 +115,7 @@ def events(
     here = desk()
     with here.client() as client:
         begin_s = since_s(since, here.clock.now())
+        job = asking.job(client, job).id if job else None  # a name may come to mean several while it is followed
         whole = asking.all_events(client, job)
         past = newest(tuple(event for event in whole if event.at_s >= begin_s), limit)
         names = {} if job else {info.id: info.name for info in asking.jobs(client, ended=True)}
@@ -168,15 +169,14 @@ def explain(job: Job, form: Output = Form.TABLE) -> None:
 
 def pause(job: Job, no_wait: NoWait = False, form: Output = Form.TABLE) -> None:
     """Freeze a job: its devices are free, nothing is lost. It stays so until `ergo resume`."""
-    result = ask_verb(job, "pause", _plain(0 if no_wait else VERB_WAIT_S), form)
-    next_steps(form, f"bring it back: ergo resume {result.job.name}")
+    ask_verb(job, "pause", _plain(0 if no_wait else VERB_WAIT_S), form)
+    next_steps(form, f"bring it back: ergo resume {job}")
 
 
 def resume(job: Job, no_wait: NoWait = False, form: Output = Form.TABLE) -> None:
     """Thaw a paused job as soon as there is room."""
     result = ask_verb(job, "resume", _plain(0 if no_wait else RESUME_WAIT_S), form)
-    name = result.job.name
-    next_steps(form, f"its output: ergo logs -f {name}" if result.done else f"what it waits for: ergo explain {name}")
+    next_steps(form, f"its output: ergo logs -f {job}" if result.done else f"what it waits for: ergo explain {job}")
 
 
 def migrate(
@@ -191,13 +191,12 @@ def migrate(
     from ergosphere.wire.api import MigrateRequest
 
     result = ask_verb(job, "migrate", MigrateRequest(to=tuple(to or ()), wait_s=0 if no_wait else VERB_WAIT_S), form)
-    name = result.job.name
     if result.done or no_wait:
-        next_steps(form, f"where it is: ergo show {name}")
+        next_steps(form, f"where it is: ergo show {job}")
         return ExitCode.OK
     stay = "".join(f" --to {node}" for node in dict.fromkeys(result.job.nodes))
-    take_back = f"   let it stay: ergo migrate {name}{stay}" if stay else ""
-    next_steps(form, f"what it waits for: ergo explain {name}{take_back}")
+    take_back = f"   let it stay: ergo migrate {job}{stay}" if stay else ""
+    next_steps(form, f"what it waits for: ergo explain {job}{take_back}")
     return ExitCode.FAILED
 
 
@@ -214,8 +213,7 @@ def resize(
 
     request = ResizeRequest(devices=devices, wait_s=0 if no_wait else RESUME_WAIT_S)
     result = ask_verb(job, "resize", request, form)
-    name = result.job.name
-    next_steps(form, f"how it shares: ergo show {name}" if result.done else f"what it waits for: ergo explain {name}")
+    next_steps(form, f"how it shares: ergo show {job}" if result.done else f"what it waits for: ergo explain {job}")
 
 
 def cancel(
@@ -231,8 +229,8 @@ def cancel(
     if not yes and screen.can_ask() and not typer.confirm(f"cancel {job}? it cannot be resumed afterwards", err=True):
         raise CliError("not cancelled", "pause it instead with `ergo pause`", ExitCode.FAILED)
     wait_s = 0.0 if no_wait else VERB_WAIT_S
-    result = ask_verb(job, "cancel", CancelRequest(grace_s=grace_s, wait_s=wait_s), form)
-    next_steps(form, f"what it had written: ergo fetch {result.job.name}")
+    ask_verb(job, "cancel", CancelRequest(grace_s=grace_s, wait_s=wait_s), form)
+    next_steps(form, f"what it had written: ergo fetch {job}")
 
 
 def _plain(wait_s: float) -> VerbRequest:

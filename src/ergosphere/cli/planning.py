@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ergosphere.cli.api import Client
 from ergosphere.cli.safe import safe_line
-from ergosphere.cli.words import plural, span_text
+from ergosphere.cli.words import numbers, plural, span_text
 from ergosphere.wire.api import PlanInfo
 from ergosphere.wire.jobs import JobSpec
 
@@ -45,10 +45,11 @@ def view(shown: Plan) -> Group:
     from rich.text import Text
 
     from ergosphere.cli.facts import Fact
-    from ergosphere.cli.views import places
+    from ergosphere.cli.views import by_node
 
     spec, info = shown.spec, shown.info
-    place = places(info.places) if info.starts else f"it would wait: {safe_line(info.reason)}"
+    held = ", ".join(f"{numbers(ranks)} on {node}" for node, ranks in by_node(info.places))
+    place = f"ranks {held}" if info.starts else f"it would wait: {safe_line(info.reason)}"
     lines: list[RenderableType] = [
         Text.assemble((spec.name, "bold"), "  would be submitted; nothing has been done"),
         Fact("command", safe_line(" ".join(spec.command))),

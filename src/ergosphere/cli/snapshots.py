@@ -49,8 +49,8 @@ def create(
     from ergosphere.wire.snapshots import SnapshotRequest
 
     request = SnapshotRequest(name=_named(name), wait_s=0 if no_wait else WAIT_S)
-    result = ask_verb(job, "snapshot", request, form)
-    next_steps(form, f"its snapshots: ergo snapshot ls {result.job.name}")
+    ask_verb(job, "snapshot", request, form)
+    next_steps(form, f"its snapshots: ergo snapshot ls {job}")
 
 
 @app.command("ls")
@@ -126,7 +126,7 @@ def restore(
     with desk().client() as client:
         result = asking.restore(client, snapshot, 0 if no_wait else WAIT_S)
     print_verb(result, form)
-    next_steps(form, f"its output: ergo logs -f {result.job.name}")
+    next_steps(form, f"its output: ergo logs -f {result.job.id}")
 
 
 @app.command()
@@ -163,7 +163,7 @@ def fork(
     if form in (Form.TABLE, Form.WIDE):
         for text in result.notes:
             screen.note(text)
-    next_steps(form, f"its output: ergo logs -f {job.name}   what differs: ergo show {job.name}")
+    next_steps(form, f"its output: ergo logs -f {job.id}   what it was given: ergo show {job.id}")
 
 
 @app.command()
@@ -248,7 +248,7 @@ def take_in(
     answer(form, lambda: result.model_dump(mode="json"), lambda: f"{job.name} ({job.id}) begins with {file}")
     for text in result.notes:
         screen.note(text)
-    next_steps(form, f"why it waits: ergo explain {job.name}")
+    next_steps(form, f"why it waits: ergo explain {job.id}")
 
 
 @app.command()

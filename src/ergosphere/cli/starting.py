@@ -148,7 +148,7 @@ def start(
         if form in (Form.JSON, Form.YAML):
             answer(form, lambda: job.model_dump(mode="json"), lambda: "")
         if not staying:
-            say.hint(f"follow it: ergo logs -f {job.name}   why it waits: ergo explain {job.name}")
+            say.hint(f"follow it: ergo logs -f {job.id}   why it waits: ergo explain {job.id}")
             return ExitCode.OK
     from ergosphere.cli.staying import Stay, stay
 

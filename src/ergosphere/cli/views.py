@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from ergosphere.cli import sharing_text
@@ -12,7 +12,7 @@ from ergosphere.cli.columns import Cell, Column, Row, table
 from ergosphere.cli.facts import Fact
 from ergosphere.cli.safe import safe_line
 from ergosphere.cli.snapshot_views import durability
-from ergosphere.cli.words import bytes_text, plural, span_text
+from ergosphere.cli.words import bytes_text, numbers, plural, span_text
 from ergosphere.core.model import ENDED, Phase, Rung
 from ergosphere.wire.jobs import EventInfo, Explanation, JobDetail, JobInfo, NodeInfo
 
@@ -48,9 +48,9 @@ _QUEUE: Final = (
     Column("RUN", 2, right=True),
     Column("TOTAL", 4, right=True),
     Column("MOVES", 7, right=True),
-    Column("RECOV", 8, right=True),
+    Column("RECOV", 9, right=True),
     Column("LOST", 3, right=True),
-    Column("PAUSED", 9, right=True),
+    Column("PAUSED", 10, right=True),
 )
 
 
@@ -68,7 +68,7 @@ def _queue_row(job: JobInfo, now_s: float) -> Row:
         Cell(str(job.ranks), quiet),
         Cell(str(job.devices) if job.devices else "-", quiet or ("yellow" if 0 < job.devices < job.ranks else "")),
         phase_cell(job),
-        Cell(places(job.nodes), quiet),
+        Cell(places(job), quiet),
         Cell(span_text(run_s(job, now_s)), quiet),
         Cell(span_text(total_s(job, now_s)), quiet),
         _count(job.moves, quiet),
@@ -98,10 +98,31 @@ def _count(count: int, style: str) -> Cell:
     return Cell(str(count), style if count else style or "dim")
 
 
-def places(nodes: Iterable[str]) -> str:
-    """`node-0 ×2, node-1 ×2` for a node per rank."""
-    runs = [(node, len(list(same))) for node, same in groupby(sorted(nodes))]
-    return ", ".join(node if count == 1 else f"{node} ×{count}" for node, count in runs) or "-"
+def places(job: JobInfo) -> str:
+    """`node-0: 2 devices, node-1: 2 devices`; one node's name alone, for the devices have a column of their own."""
+    ranks = Counter(job.nodes)
+    if len(ranks) < 2 or not job.devices:
+        return ", ".join(sorted(ranks)) or "-"
+    return ", ".join(f"{node}: {_devices_of(job, count)}" for node, count in sorted(ranks.items()))
+
+
+def ranks_text(job: JobInfo) -> str:
+    """`4: 0-1 on node-0 (1 device), 2-3 on node-1 (1 device)`."""
+    parts = (
+        f"{numbers(ranks)} on {node}" + (f" ({_devices_of(job, len(ranks))})" if job.devices else "")
+        for node, ranks in by_node(job.nodes)
+    )
+    return f"{job.ranks}: {', '.join(parts)}" if job.nodes else str(job.ranks)
+
+
+def by_node(nodes: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Each node with the ranks on it, of a node per rank."""
+    return [(node, [rank for rank, place in enumerate(nodes) if place == node]) for node in sorted(set(nodes))]
+
+
+def _devices_of(job: JobInfo, ranks: int) -> str:
+    """The devices under so many of its ranks: each has equally many."""
+    return plural(ranks * job.devices // job.ranks, "device")
 
 
 def total_s(job: JobInfo, now_s: float) -> float:
@@ -141,7 +162,7 @@ def _facts(job: JobDetail, now_s: float) -> Iterable[tuple[str, str, str]]:
     yield "reason", safe_line(job.reason), "yellow" if job.phase not in ENDED else ""
     yield "remedy", safe_line(job.remedy), ""
     yield "tier", f"{job.tier}, project {job.project}", ""
-    yield "ranks", f"{job.ranks} on {places(job.nodes)}" if job.nodes else str(job.ranks), ""
+    yield "ranks", ranks_text(job), ""
     yield "devices", sharing_text.devices(job), ""
     yield "sharing", sharing_text.sharing(job), ""
     yield "time", f"{span_text(run_s(job, now_s))} computing of {span_text(total_s(job, now_s))} since submission", ""

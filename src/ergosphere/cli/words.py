@@ -70,6 +70,17 @@ def indexes(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def numbers(sorted_numbers: Iterable[int]) -> str:
+    """(0, 1, 2, 5) as `0-2, 5`: what `indexes` reads."""
+    runs: list[list[int]] = []
+    for number in sorted_numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def bounds(text: str) -> tuple[int, int]:
     """`2-5` as (2, 5), `3` as (3, 3). Raises ValueError with the cause."""
     low, dash, high = text.partition("-")

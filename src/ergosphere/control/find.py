@@ -11,12 +11,20 @@ from ergosphere.control.ledger.tables import JobRow, SnapshotRow
 from ergosphere.core.model import ENDED
 from ergosphere.core.suggest import nearest
 
-NAMED_MAX: Final = 5  # snapshots named in a refusal
+NAMED_MAX: Final = 5  # snapshots or jobs named in a refusal
 NAMES_MAX: Final = 2000  # looked through for a similar one
 
 
 class NotFound(Exception):
     """There is no such thing; the text says what is near."""
+
+
+class Ambiguous(Exception):
+    """Several are meant: who they are, and what to say instead."""
+
+    def __init__(self, error: str, remedy: str) -> None:
+        super().__init__(error)
+        self.remedy = remedy
 
 
 def find_snapshot(look: Change, ref: str) -> tuple[JobRow, SnapshotRow]:
@@ -42,14 +50,28 @@ def find_snapshot(look: Change, ref: str) -> tuple[JobRow, SnapshotRow]:
 
 
 def find_job(look: Change, ref: str) -> JobRow:
-    """The job with that id; else the newest live one of that name; else the newest. Raises NotFound."""
+    """The job with that id; else the live one of that name; else the newest. Raises NotFound, Ambiguous."""
     job = look.session.get(JobRow, ref)
     if job is not None:
         return job
     named = select(JobRow).where(JobRow.name == ref).order_by(JobRow.phase.in_(ENDED), JobRow.submitted_s.desc())
-    job = look.session.scalars(named.limit(1)).first()
-    if job is None:
+    found = list(look.session.scalars(named.limit(NAMED_MAX + 1)))
+    if not found:
         names = look.session.scalars(select(JobRow.name).order_by(JobRow.submitted_s.desc()).limit(NAMES_MAX))
         near = nearest(ref, set(names))
         raise NotFound(f"there is no job {ref!r}" + (f"; did you mean {near!r}?" if near else ""))
-    return job
+    live = [job for job in found if job.phase not in ENDED]
+    if len(live) > 1:
+        raise _ambiguous(look, ref, live)
+    return found[0]
+
+
+def _ambiguous(look: Change, ref: str, live: list[JobRow]) -> Ambiguous:
+    listed = [f"{job.id} ({job.phase}, {_ago(look.now_s - job.submitted_s)})" for job in live[:NAMED_MAX]]
+    listed += ["…"] * (len(live) > NAMED_MAX)
+    return Ambiguous(f"several live jobs are called {ref!r}: {', '.join(listed)}", "say which one by its id")
+
+
+def _ago(age_s: float) -> str:
+    unit, length_s = next(((u, s) for u, s in (("d", 86400), ("h", 3600), ("m", 60)) if age_s >= s), ("s", 1))
+    return f"submitted {max(0, int(age_s // length_s))}{unit} ago"

@@ -139,7 +139,8 @@ def remarks(look: Change, spec: JobSpec) -> list[str]:
         select(func.count()).select_from(JobRow).where(JobRow.name == spec.name, JobRow.phase.not_in(ENDED))
     )
     if same:
-        notes.append(f"another live job is called {spec.name}; the name now means this one, use ids to tell them apart")
+        others = "another live job is" if same == 1 else f"{same} other live jobs are"
+        notes.append(f"{others} called {spec.name}: as long as that is so, ids tell them apart and the name does not")
     if look.session.get(JobRow, spec.name) is not None:
         notes.append(f"{spec.name} is the id of another job, and stays so: use this one's id")
     largest = look.session.scalar(select(func.max(NodeRow.devices))) or 0

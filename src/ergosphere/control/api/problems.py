@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from ergosphere.control.api.guard import refused
-from ergosphere.control.find import NotFound
+from ergosphere.control.find import Ambiguous, NotFound
 from ergosphere.control.inbox import Refused
 from ergosphere.control.submit import TooLarge
 from ergosphere.control.verbs import Conflict
@@ -39,6 +39,7 @@ def install(app: FastAPI) -> None:
 _STATUS: dict[type[Exception], int] = {
     NotFound: 404,
     BlobNotFound: 404,
+    Ambiguous: 409,
     Conflict: 409,
     TooLarge: 422,
     Refused: 422,
