@@ -1,8 +1,11 @@
+import io
+
 import pytest
+from rich.console import Console
 
 from ergosphere.cli.columns import Cell, Column, Row, fitted, table
-from ergosphere.cli.views import nodes_view, places, queue_view, ranks_text
-from ergosphere.wire.jobs import JobInfo, NodeInfo
+from ergosphere.cli.views import explanation_view, job_view, nodes_view, places, queue_view, ranks_text
+from ergosphere.wire.jobs import Explanation, JobDetail, JobInfo, NodeInfo
 
 
 def job(**more):
@@ -78,6 +81,39 @@ def test_which_ranks_are_where_on_how_many_devices():
     )
     assert ranks_text(job(nodes=("node-0",) * 4)) == "4: 0-3 on node-0"
     assert ranks_text(job(nodes=())) == "4"
+
+
+def shown(**more):
+    detail = JobDetail.model_validate(job().model_dump() | {"workdir": "/w", "network": "private"} | more)
+    return rendered(job_view(detail, (), 4000.0))
+
+
+def rendered(view):
+    console = Console(width=200, file=io.StringIO())
+    console.print(view)
+    return console.file.getvalue()
+
+
+def test_processes_are_named_by_rank_and_node_and_not_without_end():
+    told = [{"rank": 0, "node": "node-0", "pid": 11}, {"rank": 1, "node": "node-0", "pid": 12}]
+    told += [{"rank": 2, "node": "node-1", "pid": 13}]
+    assert "rank 0: 11, rank 1: 12 on node-0; rank 2: 13 on node-1\n" in shown(processes=told)
+    many = shown(processes=[{"rank": rank, "node": "node-0", "pid": 100 + rank} for rank in range(3000)])
+    assert "rank 7: 107 on node-0; … (all of them: -o json)" in many and "108" not in many
+
+
+def test_last_words_cannot_drive_the_terminal():
+    said = {"rank": 3, "lines": ("Traceback", "a\x1b[2J\u202eb", "E: x")}
+    told = Explanation(job="j1", phase="failed", reason="why", remedy="", last_words=said)
+    text = rendered(explanation_view(told, "digits"))
+    assert "rank 3: Traceback\n" in text and "a\\x1b[2J\\u202eb\n" in text and "E: x\n" in text
+
+
+def test_what_a_fork_was_given_is_named_and_not_shown():
+    assert "from j1@s1, given LR, TOKEN (values are never shown)" in shown(
+        forked_from="j1@s1", fork_names=("LR", "TOKEN")
+    )
+    assert "given" not in shown(forked_from="j1@s1")
 
 
 def test_a_nodes_devices_are_drawn():

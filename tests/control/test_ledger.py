@@ -90,7 +90,7 @@ def test_a_migration_that_is_killed_in_the_middle_leaves_the_old_schema_whole(tm
     assert upgrade("0050", 5) == -9
     assert schema(path) == old
     open_database(path).dispose()
-    assert schema(path)[0] == "0080"
+    assert schema(path)[0] == "0090"
 
 
 def test_a_plan_is_refused_when_somebody_looked_since_or_the_projects_are_others(ledger: Ledger) -> None:

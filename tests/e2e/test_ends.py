@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.e2e.fleet import Fleet, Job, counter, python
+from tests.e2e.fleet import PYTHON, Fleet, Job, counter, python
 
 from ergosphere.cli.errors import ExitCode
 from ergosphere.wire.jobs import JobSpec
@@ -42,6 +42,25 @@ def test_a_rank_that_exits_with_a_code_or_raises_has_failed_and_is_not_recovered
     ended = raises.ended("failed")
     assert (ended["exit_code"], ended["recoveries"]) == (1, 0)
     assert "ValueError: no such luck" in raises.err(0)
+
+
+def test_a_failure_is_explained_with_the_last_words_of_the_rank_that_failed_first(fleet: Fleet, folder: Path) -> None:
+    bar = "'\\r'.join(f'{n} %' for n in range(900))"
+    says = f"os.write(2, ({bar} + '\\n' + 'x' * 999 + '\\x1b[2J end\\n\\n').encode()); raise ValueError('no such luck')"
+    each = f"if number == 9 and os.environ['RANK'] == '1': {says}"
+    job = fleet.submit(counter(each=each), folder, ranks=2)
+    job.ended("failed")
+    told = fleet.get(f"/v1/jobs/{job.id}/explain")["last_words"]
+    assert told["rank"] == 1 and told["lines"][-1] == "ValueError: no such luck"
+    assert len(told["lines"]) == 3 and all(len(line) <= 300 for line in told["lines"])
+    typed = fleet.ergo("explain", job.id, folder=folder)
+    assert "rank 1: " in typed.stdout and "ValueError: no such luck" in typed.stdout
+    loud = fleet.submit(("/bin/sh", "-c", f'{PYTHON} -c "import sys; sys.stderr.write({bar})"; exit 3'), folder)
+    loud.ended("failed")
+    assert fleet.get(f"/v1/jobs/{loud.id}/explain")["last_words"]["lines"] == ["897 %", "898 %", "899 %"]
+    quiet = fleet.submit(("/bin/sh", "-c", "exit 3"), folder)
+    quiet.ended("failed")
+    assert fleet.get(f"/v1/jobs/{quiet.id}/explain")["last_words"] is None
 
 
 def test_a_command_that_is_not_there_fails_at_once_with_127(fleet: Fleet, folder: Path) -> None:

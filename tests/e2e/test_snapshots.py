@@ -94,6 +94,7 @@ def test_a_fork_goes_on_from_the_same_instant_with_files_memory_and_variables_of
     fork.printed()
     job.printed()
     assert fork.detail["forked_from"] == f"{job.id}@{made}"
+    assert fork.detail["fork_names"] == ["RATE", "SECRET"]
     assert "word" not in json.dumps(fork.detail) and "SECRET" in fork.detail["env_names"]
     told = wait_for(fork.err, "what it was given has reached the server")
     assert set(told.splitlines()) == {"2"} and job.err() == ""

@@ -31,6 +31,21 @@ def test_a_job_moves_to_the_node_that_was_named_and_back(fleet: Fleet, folder: P
     assert job.finished_whole()["moves"] == 2
 
 
+def test_the_processes_of_ranks_are_named_as_their_node_counts_them(fleet: Fleet, folder: Path) -> None:
+    job = fleet.submit(counter(), folder)
+    job.printed()
+    there = "node-1" if job.nodes[0] == "node-0" else "node-0"
+    for _ in range(2):
+        (told,) = wait_for(lambda: job.detail["processes"], "its process is named")
+        assert (told["rank"], told["node"]) == (0, job.nodes[0])
+        assert "line %d" in Path(f"/proc/{told['pid']}/cmdline").read_text(), "the command itself, no helper of ours"
+        job.verb("migrate", to=[there])
+    job.verb("pause")
+    assert job.detail["processes"] == []
+    job.verb("resume")
+    job.finished_whole()
+
+
 def test_a_snapshot_lets_the_job_go_on(fleet: Fleet, folder: Path) -> None:
     job = fleet.submit(counter(), folder)
     job.printed()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from ergosphere import system
@@ -198,7 +199,17 @@ def _rank_state(kept: KeptRank, faults: dict[int, str], measured: Mapping[int, M
         exited_at_s=kept.exited_at_s,
         asked=kept.asked,
         fault=faults.get(kept.rank, ""),
+        pid=0 if kept.state == "exited" else _main_process(kept.pid),
     )
+
+
+def _main_process(init: int) -> int:
+    """The command itself: what the rank's init began first. 0 where it has not, or has ended."""
+    try:
+        children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+    except OSError:
+        return 0
+    return int(children[0]) if children else 0
 
 
 def _last_word(folder: LifeFolder, rank: int, state: str) -> RankState:

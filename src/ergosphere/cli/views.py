@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from ergosphere.cli import sharing_text
@@ -36,6 +37,8 @@ PHASE_STYLES: Final[Mapping[Phase, str]] = {
     Phase.FAILED: "bold red",
     Phase.CANCELLED: "dim",
 }
+
+PIDS_MAX: Final = 8  # processes named in `ergo show`
 
 _QUEUE: Final = (
     Column("ID"),
@@ -164,6 +167,7 @@ def _facts(job: JobDetail, now_s: float) -> Iterable[tuple[str, str, str]]:
     yield "tier", f"{job.tier}, project {job.project}", ""
     yield "ranks", ranks_text(job), ""
     yield "devices", sharing_text.devices(job), ""
+    yield "pids", pids_text(job), ""
     yield "sharing", sharing_text.sharing(job), ""
     yield "time", f"{span_text(run_s(job, now_s))} computing of {span_text(total_s(job, now_s))} since submission", ""
     yield "history", _history(job), ""
@@ -172,7 +176,7 @@ def _facts(job: JobDetail, now_s: float) -> Iterable[tuple[str, str, str]]:
     yield "workdir", safe_line(job.workdir), ""
     yield "mounts", ", ".join(f"{safe_line(m.path)} ({_mount_mode(m.writable)})" for m in job.mounts), ""
     yield "network", f"{job.network}{', ' + ', '.join(job.addresses) if job.addresses else ''}", ""
-    yield "forked", f"from {job.forked_from}" if job.forked_from else "", ""
+    yield "forked", _forked(job), ""
     next_freeze = _next_freeze(job.freeze_cost_s, job.upload_cost_s, job.measured)
     yield "costs", f"a freeze takes about {next_freeze}; a thaw {span_text(job.thaw_cost_s)}", ""
     yield "threads", f"{job.threads} per rank" if job.threads else "", ""
@@ -184,6 +188,22 @@ def _next_freeze(freeze_s: float, upload_s: float, measured: int) -> str:
     """How long it will take, and how that is known."""
     known = f"measured {plural(measured, 'time')}" if measured else "none of its own was measured yet"
     return f"{span_text(freeze_s)}, and {span_text(upload_s)} more until it is remote ({known})"
+
+
+def pids_text(job: JobDetail) -> str:
+    """`rank 0: 4711, rank 1: 4712 on node-0`; a few, for a job may have thousands."""
+    shown = job.processes[:PIDS_MAX]
+    nodes = groupby(shown, key=lambda one: one.node)
+    parts = [f"{', '.join(f'rank {one.rank}: {one.pid}' for one in ranks)} on {node}" for node, ranks in nodes]
+    parts += ["… (all of them: -o json)"] * (len(job.processes) > len(shown))
+    return "; ".join(parts)
+
+
+def _forked(job: JobDetail) -> str:
+    if not job.forked_from:
+        return ""
+    given = f", given {', '.join(map(safe_line, job.fork_names))} (values are never shown)" if job.fork_names else ""
+    return f"from {job.forked_from}{given}"
 
 
 def _mount_mode(writable: bool) -> str:
@@ -258,6 +278,7 @@ def explanation_view(explanation: Explanation, name: str) -> Group:
     phase = (str(explanation.phase), PHASE_STYLES[explanation.phase])
     lines: list[RenderableType] = [Text.assemble((safe_line(name), "bold"), "  ", phase)]
     lines += [Fact("because", safe_line(explanation.reason))] if explanation.reason else []
+    lines += _last_words(explanation)
     lines += [Fact("needs", safe_line(text)) for text in explanation.requirements]
     lines += [Fact("rung", safe_line(explanation.rung))] if explanation.rung else []
     if explanation.freeze_cost_s is not None and explanation.upload_cost_s is not None:
@@ -266,6 +287,14 @@ def explanation_view(explanation: Explanation, name: str) -> Group:
     lines += [Fact("ahead", ", ".join(map(safe_line, explanation.ahead)))] if explanation.ahead else []
     lines += [Fact("change", safe_line(explanation.remedy), "green")] if explanation.remedy else []
     return Group(*lines)
+
+
+def _last_words(explanation: Explanation) -> list[Fact]:
+    said = explanation.last_words
+    if said is None:
+        return []
+    first, *others = (safe_line(line) for line in said.lines)
+    return [Fact("stderr", f"rank {said.rank}: {first}"), *(Fact("", line) for line in others)]
 
 
 _NODES: Final = (

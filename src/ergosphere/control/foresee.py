@@ -7,8 +7,10 @@ from typing import TypeGuard
 
 from ergosphere.control.admission import admit
 from ergosphere.control.find import find_job
+from ergosphere.control.last_words import last_words
 from ergosphere.control.ledger.ledger import Ledger
 from ergosphere.control.ledger.views import wishes
+from ergosphere.control.logs import LogFiles
 from ergosphere.control.submit import check_project, check_size, remarks
 from ergosphere.core.elastic import fewest
 from ergosphere.core.fraction import opened
@@ -73,23 +75,23 @@ def _shrink(job: JobView, decision: Resize) -> PlanShrink:
     return PlanShrink(job=job.id, name=job.name, tier=job.tier, devices=devices, instead_of=len(set(job.seats)))
 
 
-def explanation(ledger: Ledger, rules: Rules, ref: str) -> Explanation:
+def explanation(ledger: Ledger, logs: LogFiles, rules: Rules, ref: str) -> Explanation:
     """Why a job is where it is. Raises NotFound."""
     with ledger.read() as look:
         job = find_job(look, ref)
         phase, reason, remedy = job.phase, job.reason, job.remedy
         freeze_s, upload_s, measured = job.freeze_cost_s, job.upload_cost_s, job.measured
         rung = f"{job.rung}: {job.rung_because}" if job.rung is not Rung.TRANSPARENT else ""
-        job_id = JobId(job.id)
+        job_id, words = JobId(job.id), last_words(logs, job)
     explained = None if phase in ENDED or phase is Phase.ENDING else explain(ledger.picture(), rules, job_id)
     if explained is None:
-        return Explanation(job=job_id, phase=phase, reason=reason, remedy=remedy, rung=rung)
-    words = [explained.reason.remedy, *explained.changes]
+        return Explanation(job=job_id, phase=phase, reason=reason, remedy=remedy, rung=rung, last_words=words)
+    remedies = [explained.reason.remedy, *explained.changes]
     return Explanation(
         job=job_id,
         phase=explained.job.phase,
         reason=explained.reason.text or reason,
-        remedy="; ".join(dict.fromkeys(word for word in words if word)),
+        remedy="; ".join(dict.fromkeys(word for word in remedies if word)),
         requirements=tuple(f"{one.devices} of {one.of} devices: {one.text}" for one in explained.requirements),
         rung=rung,
         freeze_cost_s=freeze_s,

@@ -16,7 +16,17 @@ from ergosphere.control.ledger.views import GIB
 from ergosphere.control.uploads import Uploads
 from ergosphere.core.model import ENDED, HOLDS_SEATS, Phase
 from ergosphere.core.policy.flaky import flaky_until_s
-from ergosphere.wire.jobs import AccountInfo, EventInfo, JobDetail, JobInfo, Mount, NodeInfo, RankSharing, SnapshotInfo
+from ergosphere.wire.jobs import (
+    AccountInfo,
+    EventInfo,
+    JobDetail,
+    JobInfo,
+    Mount,
+    NodeInfo,
+    RankProcess,
+    RankSharing,
+    SnapshotInfo,
+)
 
 REASON_OF: dict[Phase, str] = {
     Phase.STARTING: "is being started",
@@ -93,6 +103,8 @@ def job_detail(look: Change, job: JobRow, uploads: Uploads) -> JobDetail:
         notes=tuple(_notes(look, job)),
         exact=job.spec.get("exact", "auto"),
         sharing=tuple(_sharing(look, job)),
+        fork_names=tuple(job.fork_names),
+        processes=tuple(_processes(look, job)),
     )
 
 
@@ -199,6 +211,15 @@ def _sharing(look: Change, job: JobRow) -> list[RankSharing]:
     ranks = [rank for row in look.session.scalars(cells) for rank in row.ranks if rank.get("sharing")]
     told = [RankSharing(rank=rank["rank"], **rank["sharing"]) for rank in ranks]
     return sorted(told, key=lambda one: one.rank)
+
+
+def _processes(look: Change, job: JobRow) -> list[RankProcess]:
+    if job.phase not in HOLDS_SEATS:
+        return []
+    cells = select(CellRow).where(CellRow.job == job.id, CellRow.incarnation == job.incarnation)
+    told = [(row.node, rank) for row in look.session.scalars(cells) for rank in row.ranks if rank.get("pid")]
+    running = [RankProcess(rank=rank["rank"], node=node, pid=rank["pid"]) for node, rank in told]
+    return sorted(running, key=lambda one: one.rank)
 
 
 def last_seq(look: Change) -> int:

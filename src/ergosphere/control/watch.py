@@ -163,6 +163,7 @@ class Watch:
         judged = verdict.judge(exits, job.ranks, vanished)
         if judged is None:
             return
+        job.first_rank = judged.rank
         if judged.outcome is Outcome.LOST:
             job.exit_code = judged.exit_code
             lives.lose(round_.change, job, judged.text, at_s=_lost_at_s(judged, exits, vanished))

@@ -148,6 +148,7 @@ class RankState(Told):
     fault: str = ""  # a failed collective its shim is holding
     bytes: int = 0  # of host memory it holds, rounded; 0 = not measured yet
     sharing: Sharing | None = None  # None: its shim has told nothing
+    pid: int = 0  # of its main process as its node counts; 0 = none
 
 
 class CellState(Told):

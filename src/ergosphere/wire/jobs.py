@@ -131,6 +131,14 @@ class RankSharing(Sharing):
     rank: int
 
 
+class RankProcess(Wire):
+    """The main process of a rank that runs: its number as its node counts, outside the job."""
+
+    rank: int
+    node: str
+    pid: int
+
+
 class AccountInfo(Wire):
     """A job's GPU-fraction account, in device-seconds; see `core.model.Account`."""
 
@@ -201,11 +209,13 @@ class JobDetail(JobInfo):
     grace_s: float | None = None
     signal: str = "TERM"
     env_names: tuple[str, ...] = ()  # values are never shown
+    fork_names: tuple[str, ...] = ()  # of them, those that a fork was given
     snapshots: tuple[SnapshotInfo, ...] = ()
     forked_from: str = ""
     notes: tuple[str, ...] = ()
     exact: str = "auto"
     sharing: tuple[RankSharing, ...] = ()  # of the ranks that have told
+    processes: tuple[RankProcess, ...] = ()  # of the ranks that run
 
 
 class EventInfo(Wire):
@@ -217,6 +227,13 @@ class EventInfo(Wire):
     actor: str  # owner, policy, agent:<node>, server
     kind: str
     text: str
+
+
+class LastWords(Wire):
+    """The end of the standard error of the rank that failed first; whatever it wrote, control characters too."""
+
+    rank: int
+    lines: tuple[str, ...]
 
 
 class Explanation(Wire):
@@ -232,6 +249,7 @@ class Explanation(Wire):
     freeze_cost_s: float | None = None  # this and the next: what freezing it will take, as measured
     upload_cost_s: float | None = None
     measured: int = 0
+    last_words: LastWords | None = None  # of a job that failed
 
 
 class NodeInfo(Wire):

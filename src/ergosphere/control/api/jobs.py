@@ -69,7 +69,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/jobs/{ref}/explain")
     def explain(ref: str) -> Explanation:
-        return foresee.explanation(ledger, service.rules, ref)
+        return foresee.explanation(ledger, service.logs, service.rules, ref)
 
     @router.get("/jobs/{ref}/logs")
     async def logs(

@@ -136,6 +136,7 @@ class JobRow(Base):
 
     outcome: Mapped[Phase | None]  # the end that is being collected, or the end
     exit_code: Mapped[int | None]
+    first_rank: Mapped[int | None]  # whose end was the first cause of the end of its last judged life
     reason_code: Mapped[str] = mapped_column(default="")
     reason: Mapped[str] = mapped_column(default="")
     remedy: Mapped[str] = mapped_column(default="")
