@@ -87,6 +87,14 @@ def test_a_second_resize_at_once_and_one_during_a_freeze_are_told_to_wait(world:
     assert user.job(job)["devices"] == 2
 
 
+def test_a_resize_in_which_a_rank_ended_is_not_said_to_have_left_the_job_as_it_was(world: World, user: User) -> None:
+    job = running(user, **ON_ONE_NODE)
+    world.resize_fails = {"error": "rank 1 ended meanwhile", "gone": True}
+    refused = resize(user, job, 1, 409)
+    assert refused["error"].endswith("could not be resized: rank 1 ended meanwhile")
+    assert "as it was" not in str(user.get(f"/v1/jobs/{job}/events"))
+
+
 def test_a_resize_that_fails_leaves_the_job_as_it_was_and_is_not_repeated(world: World, user: User) -> None:
     job = running(user, **ON_ONE_NODE)
     world.resize_fails = {"error": "rank 1 has not reached collective 7", "remedy": "--hold gives it more time"}

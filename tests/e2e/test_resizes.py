@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.e2e.fleet import Fleet, Job, counter, is_whole, running, wait_for
@@ -152,6 +153,22 @@ def test_a_rank_that_does_not_come_to_the_cut_is_named_and_the_job_keeps_its_dev
     assert "rank 1 has not reached collective" in problem["error"] and "runs on as it was" in problem["error"], problem
     assert job.detail["devices"] == 2
     job.printed(5)
+    _ends_right(job, 2)
+
+
+def test_a_rank_that_dies_on_the_way_is_named_and_the_job_is_not_said_to_run_on(fleet: Fleet, folder: Path) -> None:
+    job = _submit(fleet, folder, 2, hold_s=20.0)
+    job.verb("snapshot")
+    (job.life() / "work/sleep").touch()
+    wait_for(lambda: (job.life() / "work/slept").exists(), "rank 1 sleeps")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(job.verb, "resize", status=409, devices=1)
+        wait_for(lambda: job.phase == "resizing", "the resize is under way")
+        os.kill(job.main_pid(1), signal.SIGKILL)
+        problem = asked.result()
+    assert "could not be resized: rank 1 ended meanwhile" in problem["error"], problem
+    assert "runs on as it was" not in job.story()
+    wait_for(lambda: job.detail["recoveries"] == 1, "it is brought back")
     _ends_right(job, 2)
 
 

@@ -335,6 +335,15 @@ class Conductor:
     def _resize(self, order: ResizeOrder) -> Answer:
         """Other devices of the nodes where the ranks are: a cut, new share tables, and on."""
         cells = self.cells(order.life)
+        try:
+            return self._rearrange(order, cells)
+        except Refused as error:
+            ended = _ended(cells)
+            if not ended:
+                raise
+            raise RanksEnded(f"rank {', '.join(map(str, ended))} ended meanwhile") from error
+
+    def _rearrange(self, order: ResizeOrder, cells: Sequence[CellPort]) -> Answer:
         ports = ports_of(cells)
         laps = Laps(self.clock)
         parked = self._take_up(cells, ports)
@@ -346,7 +355,7 @@ class Conductor:
         notes = arrange_all(cells, self.cells(order.before), ports, parked, self._generation(), self.clock)
         laps.end("arrange")
         log.info("resize %s, arrangement %d: %s", order.life.job, order.life.arrangement, laps)
-        return done(order, stopped_s=laps.last_s, notes=notes)
+        return done(order, stopped_s=laps.last_s, notes=notes, gone=bool(notes))
 
     # ── end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -364,6 +373,21 @@ class _NoneWhole(Exception):
     def __init__(self, damaged: tuple[str, ...], notes: Iterable[str]) -> None:
         super().__init__("; ".join(notes) or "the job has no snapshot")
         self.damaged = damaged
+
+
+class RanksEnded(Refused):
+    """Ranks ended while the job was to be resized: it does not run on as it was."""
+
+    gone = True
+
+
+def _ended(cells: Sequence[CellPort]) -> list[int]:
+    """The ranks that do not run any more; none where that cannot be found out."""
+    try:
+        running = {rank for left in each(cells, lambda cell: cell.left()) for rank in left["running"]}
+    except Exception:  # a node is away: what was said of the failure itself stands
+        return []
+    return sorted({rank for cell in cells for rank in cell.seat.ranks} - running)
 
 
 def _all_live(cells: Sequence[CellPort]) -> bool:

@@ -121,7 +121,7 @@ class Answer(Wire):
     remedy: str = ""
     lasting: bool = False  # the same order would fail again (an obstacle in the program)
     transient: bool = False  # nothing is wrong with the job: the store could not be reached
-    gone: bool = False  # of a freeze that failed: its ranks were asked to leave and did, so nothing runs on
+    gone: bool = False  # ranks have ended, so the job does not run on as it was: of a freeze, asked to (freeze, resize)
     parting: str = ""  # how its ranks left, in words, where they saved themselves (freeze)
     exit_code: int | None = None  # of a command that can never run (start)
     damaged: tuple[str, ...] = ()  # snapshots found damaged on the way (thaw)

@@ -133,9 +133,7 @@ def _moved(_look: Change, job: JobRow, before: Before) -> str | None:
 def _resized(_look: Change, job: JobRow, before: Before) -> str | None:
     _not_failed(job, before, "resized")
     if job.resize_failures > before.resize_failures:
-        raise Conflict(
-            f"{job.name} could not be resized and runs on as it was: {job.resize_failed}", job.resize_failed_remedy
-        )
+        raise Conflict(f"{job.name} {job.resize_failed}", job.resize_failed_remedy)
     if job.phase in ENDED:
         raise Conflict(f"{job.name} had {job.phase} before it could be resized")
     many = f"{job.devices_asked} device{'' if job.devices_asked == 1 else 's'}"

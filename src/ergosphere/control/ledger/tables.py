@@ -129,7 +129,7 @@ class JobRow(Base):
     resized_s: Mapped[float] = mapped_column(default=0.0)
     resizes: Mapped[int] = mapped_column(default=0)  # while it ran
     resize_failures: Mapped[int] = mapped_column(default=0)
-    resize_failed: Mapped[str] = mapped_column(default="")  # why the last one failed
+    resize_failed: Mapped[str] = mapped_column(default="")  # how and why the last one failed
     resize_failed_remedy: Mapped[str] = mapped_column(default="")
     shareable: Mapped[bool] = mapped_column(default=True)
     not_shareable_because: Mapped[str] = mapped_column(default="")
