@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -347,3 +349,24 @@ def test_ranks_in_the_middle_of_a_step_are_let_on_to_its_end_while_there_is_time
 def test_who_is_held_at_the_end_of_a_step_goes_on_where_somebody_else_needs_it():
     ahead = replace(held(False, wants=False), sequences=(SequenceView("0#1", "0#1", Kind.ALL, (0, 1), -1, 7, 0),))
     assert together(held(True), ahead, 0.1) == (Hold(0, {"0#1": 7}),), "a collective has begun without it"
+
+
+class Told:
+    """A rank that takes its word once those it waits for have theirs."""
+
+    def __init__(self, after: list[threading.Event], fault: Exception | None = None) -> None:
+        self.after, self.fault, self.heard = after, fault, threading.Event()
+
+    def release(self, token: str) -> None:
+        assert all(event.wait(10) for event in self.after), "it was told before the others could be"
+        if self.fault is not None:
+            raise self.fault
+        self.heard.set()
+
+
+def test_ranks_of_a_node_that_is_away_do_not_keep_the_others_from_their_word():
+    here = [Told([]) for _ in range(40)]
+    away = [Told([rank.heard for rank in here], OSError("node-1 does not answer")) for _ in range(16)]
+    with pytest.raises(cut.LeftWaiting, match="node-1 does not answer"):
+        cut.release(dict(enumerate([*away, *here])), "token")
+    assert all(rank.heard.is_set() for rank in here)

@@ -6,6 +6,7 @@ rank must go is reckoned in `cut_ledger`; how a rank is reached is `cut_port`'s 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -17,6 +18,7 @@ from ergosphere.system import Clock
 
 LOOK_S: Final = 0.0005  # pause between two looks at the ranks: well under the cut's own 10 ms
 DROP_S_MAX: Final = 10.0  # beyond the deadline, once groups are being dropped
+TOLD_AT_ONCE: Final = 64  # ranks; more than a node that is away has, so that others are not behind it in the queue
 GO_S_MAX: Final = 60.0  # process groups of a thousand ranks meeting again
 STEP_S_MAX: Final = 2.0  # for ranks to come to the end of a step, where replicas hold the same and are stored once
 STALL_PART: Final = 0.25  # of the deadline without any movement, after which everyone held is let on by one operation
@@ -204,12 +206,17 @@ def release(ports: Mapping[int, RankPort], token: str) -> None:
 
 
 def _say_to_all(ports: Mapping[int, RankPort], say: Callable[[RankPort], None]) -> None:
-    failed: Exception | None = None
-    for port in ports.values():
+    """All at once, so that a node that is away does not keep the ranks of others waiting for their word."""
+
+    def told(port: RankPort) -> Exception | None:
         try:
             say(port)
-        except Exception as error:  # its node is away: no reason to leave the others waiting
-            failed = failed or error
+        except Exception as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(max_workers=max(1, min(len(ports), TOLD_AT_ONCE))) as pool:
+        failed = next((error for error in pool.map(told, ports.values()) if error is not None), None)
     if failed is not None:
         raise LeftWaiting(f"not every rank could be told to go on: {failed}") from failed
 
