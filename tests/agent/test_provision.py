@@ -127,7 +127,7 @@ def fake_root(home, monkeypatch):
     """What a download would give, made of the real tool; counts how often it was asked for."""
     real, asked = small_rank.tool(), []
 
-    def build(home, progress):
+    def build(home, progress, cache):
         asked.append(1)
         progress("building")
         root = home / f"root-{real.version}"
@@ -215,7 +215,7 @@ def attempt(tmp_path, source):
     """A real apt against a source that must fail; nothing may be left in the folder."""
     apt_needed()
     with pytest.raises(provision.ProvisionError) as refused:
-        provision._from_suite(tmp_path, source, "sid", lambda text: None)
+        provision._from_suite(tmp_path, source, "sid", lambda text: None, None)
     assert list(tmp_path.iterdir()) == []
     return refused.value
 
@@ -243,6 +243,35 @@ def test_too_little_room_is_said_before_anything_is_fetched(tmp_path):
             provision._check_room(tmp_path)
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_second_home_takes_the_packages_that_the_first_one_fetched(tmp_path, monkeypatch):
+    real, said = small_rank.tool(), []
+    if real.private_root is None:
+        pytest.skip("this machine's own CRIU is no packages")
+    content = tmp_path / "content"
+    subprocess.run(["cp", "-a", real.private_root, content], check=True)
+    (content / "DEBIAN").mkdir()
+    (content / "DEBIAN/control").write_text(
+        "Package: all\nVersion: 1\nArchitecture: all\nMaintainer: a\nDescription: a\n"
+    )
+    fetched, cache = [], tmp_path / "cache"
+
+    def fetch(build, *_):
+        fetched.append(build)
+        subprocess.run(["dpkg-deb", "-Znone", "--build", content, build / "all.deb"], check=True, capture_output=True)
+        return [build / "all.deb"]
+
+    monkeypatch.setattr(apt_fetch, "fetch", fetch)
+    monkeypatch.setattr(provision, "_mirrors", lambda: (apt_sources.Source("http://nobody", ("sid",), ("main",)),))
+    for home in ("one", "two"):
+        tool = provision.provision(tmp_path / home, said.append, prefer_path=False, cache=cache)
+        assert tool.version == real.version and tool.private_root.parent == tmp_path / home
+    assert len(fetched) == 1 and any("fetched before" in text for text in said), said
+    (package,) = cache.glob("*.deb")
+    package.write_bytes(b"something else")
+    provision.provision(tmp_path / "three", said.append, prefer_path=False, cache=cache)
+    assert len(fetched) == 2 and any("is not what was put there" in text for text in said), said
 
 
 def test_another_distribution_is_told_what_to_do(monkeypatch):

@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from ergosphere.agent import apt_fetch, apt_sources, self_test
+from ergosphere.agent import apt_fetch, apt_sources, package_cache, self_test
 from ergosphere.agent.apt_fetch import INSTALL_IT, ProvisionError
 
 SUITES: Final = ("sid", "trixie")
@@ -54,9 +54,12 @@ class CriuTool:
     origin: str
 
 
-def provision(home: Path, progress: Progress = lambda text: None, *, prefer_path: bool = True) -> CriuTool:
+def provision(
+    home: Path, progress: Progress = lambda text: None, *, prefer_path: bool = True, cache: Path | None = None
+) -> CriuTool:
     """A working CRIU, from the PATH or provisioned into `home`; quick when that was done before.
 
+    With `cache` (see `package_cache`) packages that another home fetched are taken from there, and others kept there.
     Raises ProvisionError. Several callers at once wait for each other.
     """
     if os.geteuid() != 0:
@@ -66,7 +69,7 @@ def provision(home: Path, progress: Progress = lambda text: None, *, prefer_path
         known = _remembered(home)
         if known is not None:
             return known
-        tool = (_from_path(progress) if prefer_path else None) or _from_debian(home, progress)
+        tool = (_from_path(progress) if prefer_path else None) or _from_debian(home, progress, cache)
         _remember(home, tool)
         _sweep(home, tool)
         return tool
@@ -166,14 +169,17 @@ def _locked(home: Path, progress: Progress) -> Iterator[None]:
 # --- Debian's, in a private root ---------------------------------------------------------------------------------
 
 
-def _from_debian(home: Path, progress: Progress) -> CriuTool:
-    mirrors = _mirrors()
+def _from_debian(home: Path, progress: Progress, cache: Path | None) -> CriuTool:
     _check_room(home)
+    kept = _from_cache(home, cache, progress) if cache is not None else None
+    if kept is not None:
+        return kept
+    mirrors = _mirrors()
     troubles: list[ProvisionError] = []
     for suite in SUITES:
         for mirror in mirrors:
             try:
-                return _from_suite(home, mirror, suite, progress)
+                return _from_suite(home, mirror, suite, progress, cache)
             except ProvisionError as error:
                 progress(f"Debian {suite}: {error.cause}")
                 troubles.append(error)
@@ -208,30 +214,59 @@ def _check_room(home: Path) -> None:
         )
 
 
-def _from_suite(home: Path, mirror: apt_sources.Source, suite: str, progress: Progress) -> CriuTool:
-    """Builds aside, tests there, and puts the finished root in place by one rename."""
+def _from_cache(home: Path, cache: Path, progress: Progress) -> CriuTool | None:
+    """With what another home of this machine fetched; None where nothing is kept, or it does not do."""
+    with TemporaryDirectory(prefix="build-", dir=home) as folder:
+        build = Path(folder)
+        try:
+            kept = package_cache.recall(cache, build / "packages")
+            if kept is None:
+                return None
+            progress(f"taking the packages that were fetched before from {cache}")
+            return _built(home, build, kept.packages, kept.suite, progress)
+        except (package_cache.Distrusted, OSError, ProvisionError) as error:
+            progress(f"the packages in {cache} are not used: {error}")
+            return None
+
+
+def _from_suite(home: Path, mirror: apt_sources.Source, suite: str, progress: Progress, cache: Path | None) -> CriuTool:
     with TemporaryDirectory(prefix="build-", dir=home) as folder:
         build = Path(folder)
         packages = apt_fetch.fetch(build, mirror, suite, WANTED, progress)
-        progress(f"unpacking {len(packages)} packages")
-        root = build / "root"
-        apt_fetch.unpack(packages, root)
-        tool = _tool_in(root, suite)
-        if not new_enough(tool.version):
-            raise ProvisionError(
-                f"CRIU {tool.version} from Debian {suite} is too old for kernel {platform.release()}",
-                INSTALL_IT,
-            )
-        progress(f"testing CRIU {tool.version} from Debian {suite}")
-        trouble = self_test.run(tool.argv_prefix)
-        if trouble is not None:
-            raise ProvisionError(
-                f"CRIU {tool.version} from Debian {suite} fails its test: {trouble}",
-                "`ergo check` says what is missing",
-            )
-        place = _free_place(home, tool.version)
-        root.chmod(0o755)
-        root.rename(place)
+        tool = _built(home, build, packages, suite, progress)
+        if cache is not None:
+            _keep(cache, suite, packages, progress)
+        return tool
+
+
+def _keep(cache: Path, suite: str, packages: Sequence[Path], progress: Progress) -> None:
+    try:
+        package_cache.keep(cache, suite, packages)
+    except (package_cache.Distrusted, OSError) as error:
+        progress(f"the packages are not kept for other homes: {error}")
+
+
+def _built(home: Path, build: Path, packages: Sequence[Path], suite: str, progress: Progress) -> CriuTool:
+    """Builds aside, tests there, and puts the finished root in place by one rename."""
+    progress(f"unpacking {len(packages)} packages")
+    root = build / "root"
+    apt_fetch.unpack(packages, root)
+    tool = _tool_in(root, suite)
+    if not new_enough(tool.version):
+        raise ProvisionError(
+            f"CRIU {tool.version} from Debian {suite} is too old for kernel {platform.release()}",
+            INSTALL_IT,
+        )
+    progress(f"testing CRIU {tool.version} from Debian {suite}")
+    trouble = self_test.run(tool.argv_prefix)
+    if trouble is not None:
+        raise ProvisionError(
+            f"CRIU {tool.version} from Debian {suite} fails its test: {trouble}",
+            "`ergo check` says what is missing",
+        )
+    place = _free_place(home, tool.version)
+    root.chmod(0o755)
+    root.rename(place)
     return _tool_in(place, suite)
 
 
@@ -284,7 +319,8 @@ def main() -> int:
     parser.add_argument("--private", action="store_true", help="do not use the machine's own CRIU")
     arguments = parser.parse_args()
     try:
-        tool = provision(arguments.folder.absolute(), _print_step, prefer_path=not arguments.private)
+        cache = package_cache.folder()
+        tool = provision(arguments.folder.absolute(), _print_step, prefer_path=not arguments.private, cache=cache)
     except ProvisionError as error:
         print(f"error: {error.cause}\n  {error.remedy}", file=sys.stderr)
         return 1

@@ -174,11 +174,12 @@ def _check_view(found: list[Check]) -> Text:
 
 
 def _provision(here: Desk) -> CriuTool:
+    from ergosphere.agent import package_cache
     from ergosphere.agent.apt_fetch import ProvisionError
     from ergosphere.agent.provision import provision
 
     try:
-        return provision(_tools(here.home), screen.say)
+        return provision(_tools(here.home), screen.say, cache=package_cache.folder())
     except ProvisionError as fault:
         raise CliError(fault.cause, fault.remedy, ExitCode.FAILED) from None
 

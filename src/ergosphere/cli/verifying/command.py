@@ -127,7 +127,7 @@ def exit_code_of(verdict: Verdict) -> ExitCode:
 
 def tools_of(here: Desk) -> Path:
     """The folder with a CRIU that works; it is fetched when there is none yet. Raises CliError."""
-    from ergosphere.agent import provision
+    from ergosphere.agent import package_cache, provision
     from ergosphere.agent.apt_fetch import ProvisionError
     from ergosphere.cli import service
 
@@ -135,7 +135,7 @@ def tools_of(here: Desk) -> Path:
         raise CliError("freezing processes needs root", "run `sudo ergo verify …`", ExitCode.DENIED)
     service.home_is_usable(here.home)
     try:
-        provision.provision(here.home / "criu", screen.say)
+        provision.provision(here.home / "criu", screen.say, cache=package_cache.folder())
     except ProvisionError as fault:
         raise CliError(fault.cause, fault.remedy) from None
     return here.home / "criu"
