@@ -13,6 +13,7 @@ from ergosphere.core.model import (
     JobId,
     JobView,
     NodeId,
+    NodeView,
     Phase,
     Placement,
     Plan,
@@ -381,6 +382,25 @@ def test_explain_knows_paused_jobs_running_jobs_and_strangers() -> None:
     busy = explain(view, RULES, JobId("r"))
     assert busy is not None and busy.reason.text == "is running on a (1 device)"
     assert explain(view, RULES, JobId("nobody")) is None
+
+
+def test_a_job_that_is_split_over_nodes_is_told_so_whatever_its_tier() -> None:
+    split = job("p", Tier.PREMIUM, phase=Phase.RUNNING, seats=seats("a0", "b0", "b1"))
+
+    def told(*nodes: NodeView) -> str:
+        found = explain(look([split], nodes), RULES, JobId("p"))
+        assert found is not None
+        return found.reason.text
+
+    crosses = "and what its ranks exchange crosses between them"
+    near = told(node("a", 2), node("b", 4))
+    here = "is running on a (1 device), b (2 devices)"
+    assert near == f"{here}; it is split over 2 nodes (as close as there was room for it), {crosses}"
+    far = told(node("a", 2, domain="x"), node("b", 2, domain="y"))
+    assert far.endswith(f"; it is split over 2 nodes in 2 locality domains (no node has so many devices), {crosses}")
+    whole = replace(split, seats=seats("b0", "b1", "b2"))
+    found = explain(look([whole], [node("b", 4)]), RULES, JobId("p"))
+    assert found is not None and "split" not in found.reason.text
 
 
 # ── nodes that cannot thaw it ────────────────────────────────────────────────────────────────────────────────────

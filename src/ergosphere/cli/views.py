@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -102,11 +101,8 @@ def _count(count: int, style: str) -> Cell:
 
 
 def places(job: JobInfo) -> str:
-    """`node-0: 2 devices, node-1: 2 devices`; one node's name alone, for the devices have a column of their own."""
-    ranks = Counter(job.nodes)
-    if len(ranks) < 2 or not job.devices:
-        return ", ".join(sorted(ranks)) or "-"
-    return ", ".join(f"{node}: {_devices_of(job, count)}" for node, count in sorted(ranks.items()))
+    """`node-0, node-1`: nothing is counted here, for ranks and devices have columns of their own."""
+    return ", ".join(sorted(set(job.nodes))) or "-"
 
 
 def ranks_text(job: JobInfo) -> str:

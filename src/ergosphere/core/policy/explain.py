@@ -87,7 +87,7 @@ def explain(view: View | Board, rules: Rules, job_id: JobId) -> Explained | None
         return None
     job = entry.view
     plan = decide(board, rules)
-    reason = _reason(plan, job)
+    reason = _reason(board, plan, job)
     if job.phase not in SEATLESS:
         return Explained(job, reason)
     waiting = job_id in plan.reasons
@@ -97,11 +97,11 @@ def explain(view: View | Board, rules: Rules, job_id: JobId) -> Explained | None
     return Explained(job, reason, requirements, ahead, changes)
 
 
-def _reason(plan: Plan, job: JobView) -> Reason:
+def _reason(board: Board, plan: Plan, job: JobView) -> Reason:
     for decision in plan.decisions:
         if decision.job == job.id:
             return decision.reason
-    return plan.reasons.get(job.id) or Reason(job.phase.value, _doing(job))
+    return plan.reasons.get(job.id) or Reason(job.phase.value, _doing(job) + _spread(board, job))
 
 
 def _doing(job: JobView) -> str:
@@ -115,6 +115,22 @@ def _doing(job: JobView) -> str:
             return f"was lost; what is left of it{places} is being removed, then it goes on from its last snapshot"
         case _:
             return f"is {job.phase}{places}"
+
+
+def _spread(board: Board, job: JobView) -> str:
+    """What its owner should know where its ranks sit on several nodes."""
+    nodes = [board.nodes[name] for name in {seat.node for seat in job.seats} if name in board.nodes]
+    if len(nodes) < 2:
+        return ""
+    domains = len({_domain(node) for node in nodes})
+    apart = f" in {domains} locality domains" if domains > 1 else ""
+    largest = max(node.view.devices for node in board.nodes.values())
+    why = "no node has so many devices" if largest < len(set(job.seats)) else "as close as there was room for it"
+    return f"; it is split over {len(nodes)} nodes{apart} ({why}), and what its ranks exchange crosses between them"
+
+
+def _domain(node: Node) -> tuple[object, ...]:
+    return (*node.pool[1:4], node.domain)
 
 
 def _ahead(board: Board, plan: Plan, entry: Entry) -> Iterator[JobView]:
@@ -201,8 +217,7 @@ def _together(board: Board, job: JobView, free: dict[NodeId, int]) -> tuple[str,
     by_domain: dict[tuple[object, ...], int] = {}
     for name, mask in free.items():
         node = board.nodes[name]
-        key = (*node.pool[1:4], node.domain)
-        by_domain[key] = by_domain.get(key, 0) + mask.bit_count()
+        by_domain[_domain(node)] = by_domain.get(_domain(node), 0) + mask.bit_count()
     most = max((mask.bit_count() for mask in free.values()), default=0)
     if job.cells:
         largest = max(len(cell.ranks) for cell in job.cells)
