@@ -174,6 +174,54 @@ def test_ranks_that_want_their_turn_get_it_in_their_order(tmp_path, first):
     assert (tmp_path / "order").read_text() == "".join(str((first + at) % 4) for at in range(4))
 
 
+WAITER = """
+import sys, time
+from ergosphere.shim.ergo_shim.bell import Bell
+from ergosphere.shim.ergo_shim.turn import Turn
+
+class Counted(Bell):
+    looks = 0
+
+    def wait(self, seen, timeout_s):
+        self.looks += 1
+        Bell.wait(self, seen, timeout_s)
+
+folder, seat = sys.argv[1], int(sys.argv[2])
+bell = Counted(folder + "/bell", seat)
+turn = Turn(folder + "/turn", bell, seat, 2)
+if seat == 0:
+    turn.take()
+    print("mine", flush=True)
+    while not turn._is_wanted(1, 2):
+        time.sleep(0.01)
+    time.sleep(1.5)
+    print(time.monotonic(), flush=True)
+    turn.give()
+else:
+    turn.take()
+    print(time.monotonic(), bell.looks, flush=True)
+    turn.give()
+"""
+
+
+def test_who_waits_for_a_turn_sleeps_until_it_is_given(tmp_path):
+    """Each look costs the rank that computes: on one core four ranks that wait look as often as they are let."""
+
+    def begin(seat):
+        return subprocess.Popen(
+            [sys.executable, "-c", WAITER, str(tmp_path), str(seat)], stdout=subprocess.PIPE, text=True
+        )
+
+    first = begin(0)
+    assert first.stdout.readline() == "mine\n"
+    second = begin(1)
+    given_s = float(first.stdout.readline())
+    taken_s, looks = second.stdout.readline().split()
+    assert first.wait() == second.wait() == 0
+    assert float(taken_s) > given_s
+    assert 1 <= int(looks) <= 12
+
+
 def _stepper(count=6):
     parameter = torch.nn.Parameter(torch.ones(count))
     parameter.grad = torch.ones(count)

@@ -19,7 +19,9 @@ from .splice import Splice
 from .sums import GroupSums
 from .turn import Alive, Turn, nobody
 
-CARRY_S: Final = 0.01  # how often open reductions are looked after that nobody may be waiting for
+CARRY_S: Final = 0.01  # how often open reductions are looked after that nobody may be waiting for,
+CARRY_S_MAX: Final = 0.05  # ever less often where none of them is waited for by another host
+CARRY_GROWTH: Final = 1.5
 TELL_S: Final = 2.0  # how often figures are told anew while nothing else changes
 
 
@@ -196,11 +198,12 @@ class Elastic:
         while self.ground is not None:
             self._wanted.wait()
             self._wanted.clear()
-            while self.ground is not None and self._carry_what_is_open():
-                time.sleep(CARRY_S)
+            pause_s = CARRY_S
+            while self.ground is not None and self._carry_what_is_open(pause_s):
+                pause_s = CARRY_S if self._exchange is not None else min(CARRY_GROWTH * pause_s, CARRY_S_MAX)
 
-    def _carry_what_is_open(self) -> bool:
-        time.sleep(CARRY_S)  # most are over by then: whoever launched them waits for them
+    def _carry_what_is_open(self, pause_s: float) -> bool:
+        time.sleep(pause_s)  # most are over by then: whoever launched them waits for them
         quiet = []
         for each in list(self._sums.values()):
             try:

@@ -71,7 +71,8 @@ class Mates:
         self._bytes[digest_at : digest_at + DIGEST_BYTES] = digest
         self._words[at + FLAG] = int(agrees)
         self._words[at + ROUND] = round.word
-        self._ground.bell.ring()
+        if not self._ground.turn.held:  # who has the turn hands it over now, and rings then
+            self._ground.bell.ring()
         verdict = self._wait(lambda: self._verdict(round), called_off, PATIENCE_S)
         if verdict is None:
             verdict = self.withdraw(round, counts=not called_off())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any, Callable, Final, Optional
+import weakref
+from typing import Any, Final, Optional
 
 from .operation import Operation
 from .sums import GroupSums
@@ -39,7 +40,7 @@ def own_work_class(base: Any) -> Any:
         def __init__(self, group: Any, sums: GroupSums, operation: Operation, value: "list[Any]") -> None:
             base.__init__(self)
             self._group = group
-            self._sums = sums
+            self.sums = sums
             self._operation = operation
             self._value = value
             self._future: Any = None
@@ -49,7 +50,7 @@ def own_work_class(base: Any) -> Any:
         def wait(self, *args: Any, **kwargs: Any) -> bool:
             with Waiting(self._group.seam):
                 given = args[0] if args else kwargs.get("timeout")
-                self._sums.wait(self._operation, given.total_seconds if given else self._operation.limit_s)
+                self.sums.wait(self._operation, given.total_seconds if given else self._operation.limit_s)
                 self._let_go()
                 return True
 
@@ -57,12 +58,12 @@ def own_work_class(base: Any) -> Any:
             if self._future is None:
                 self._future = own_future()
                 self._future.work = self
-                self._sums.follow(self._operation, self._fulfil)
+                self.sums.follow(self._operation, self._fulfil)
                 self._group.seam.elastic.carry_on()
             return self._future
 
         def is_completed(self) -> bool:
-            return self._sums.progress(self._operation)
+            return self.sums.progress(self._operation)
 
         def is_success(self) -> bool:
             return self.is_completed() and self.exception() is None
@@ -97,6 +98,12 @@ def own_work_class(base: Any) -> Any:
             self._let_go()
             return True
 
+        def attend(self, more: int) -> None:
+            """So many more threads than before wait for it, or are about to."""
+            self._operation.waiters += more
+            if not self._operation.waiters and not self._operation.done:
+                self._group.seam.elastic.carry_on()
+
         def flush(self) -> None:
             """Waits, at the end of a backward pass, and raises what went wrong: DDP's C++ expects a result.
 
@@ -107,7 +114,7 @@ def own_work_class(base: Any) -> Any:
             turn = ground.turn if ground is not None else nobody()
             if not turn.useless and not self._operation.done:
                 with Waiting(self._group.seam):
-                    if not self._sums.wait_a_while(self._operation, lambda: turn.patience_s):
+                    if not self.sums.wait_a_while(self._operation, lambda: turn.patience_s):
                         turn.overran()
             if self._operation.done:
                 self.let_go_if_done()
@@ -139,14 +146,42 @@ def own_work_class(base: Any) -> Any:
     return OwnWork
 
 
+class Flush:
+    """What a group launched inside one backward pass, waited for at its end, one reduction after the other."""
+
+    def __init__(self) -> None:
+        self.works: "list[Any]" = []
+        self.has_begun = False
+
+    def __call__(self) -> None:
+        # Those whose time is still to come are as good as waited for: nobody else needs to look after them.
+        self.has_begun = True
+        for work in self.works:
+            work.attend(1)
+        try:
+            for work in self.works:
+                work.flush()
+        finally:
+            for work in self.works:
+                work.attend(-1)
+
+
+_flushes: "weakref.WeakValueDictionary[Any, Flush]" = weakref.WeakValueDictionary()  # the engine holds them
+
+
 def flush_with_backward(work: Any) -> bool:
     """Has `work` waited for at the end of the backward pass that runs now. False outside one.
 
     Inside a backward pass DDP waits in C++, where nobody could hand the device over; this runs before that."""
-    engine: Any = sys.modules["torch"].autograd.Variable._execution_engine
-    flush: Callable[[], None] = work.flush
-    try:
-        engine.queue_callback(flush)
-        return True
-    except RuntimeError:
-        return False
+    torch = sys.modules["torch"]
+    key = (torch._C._current_graph_task_id(), id(work.sums))
+    flush = _flushes.get(key)
+    if flush is None or flush.has_begun:
+        flush = Flush()
+        try:
+            torch.autograd.Variable._execution_engine.queue_callback(flush)
+        except RuntimeError:
+            return False
+        _flushes[key] = flush
+    flush.works.append(work)
+    return True

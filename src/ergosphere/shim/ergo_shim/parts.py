@@ -84,17 +84,26 @@ class GroupParts:
         if self._exchange is not None:
             self._exchange.contribute(self, operation, self._ground.slots.address(block.owner, block.file, block.at))
 
+    def is_whole(self, operation: Operation) -> bool:
+        """Whether all contributions that are folded here lie there."""
+        if not operation.whole_at_s:
+            number = operation.number
+            if any(self._board.get(member, number, CONTRIBUTED) != number + 1 for member in self._needed(operation)):
+                return False
+            operation.whole_at_s = time.monotonic()
+        return True
+
     def is_ready(self, operation: Operation) -> bool:
         """Whether there is something for this rank to do about it."""
         if not operation.asked.gives or self._all_folded(operation) or self._may_send(operation):
             return True
-        return self._all_contributed(operation) and any(self._is_free(operation, part) for part in self._due(operation))
+        return self.is_whole(operation) and any(self._is_free(operation, part) for part in self._due(operation))
 
     def progress(self, operation: Operation) -> bool:
         """Does what can be done without waiting. True when nothing is left for this rank.
 
         To be called with the operation's gate held."""
-        if self._all_contributed(operation):
+        if self.is_whole(operation):
             self._check(operation)
             for part in self._due(operation):
                 if self._board.claim(part, operation.number):
@@ -239,14 +248,6 @@ class GroupParts:
         put(member, number, AT, block.at)
         put(member, number, SIGNATURE, signature)
         put(member, number, CONTRIBUTED, number + 1)
-
-    def _all_contributed(self, operation: Operation) -> bool:
-        if not operation.whole_at_s:
-            number = operation.number
-            if any(self._board.get(member, number, CONTRIBUTED) != number + 1 for member in self._needed(operation)):
-                return False
-            operation.whole_at_s = time.monotonic()
-        return True
 
     def _needed(self, operation: Operation) -> "list[int]":
         # Members elsewhere send only to the hosts that fold something.

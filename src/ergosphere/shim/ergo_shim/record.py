@@ -38,10 +38,9 @@ class Record:
 
     def add_tensor(self, tensor: Any) -> None:
         """A dense tensor in host memory, every bit of it."""
-        self.add((tuple(tensor.shape), tensor.stride(), str(tensor.dtype)))
-        tensor = tensor.detach()
+        self._hash.update(repr((tensor.shape, tensor.stride(), tensor.dtype)).encode())
         if not is_dense(tensor):
-            tensor = tensor.contiguous()
+            tensor = tensor.detach().contiguous()
         size = tensor.numel() * tensor.dtype.itemsize
         if size:
             self._add_bytes(tensor.data_ptr(), size)
@@ -78,31 +77,31 @@ class Record:
             waiting = [each for each in waiting if not each.go_on()]
         for each in sums:
             self._hash.update(each.bytes())
-        self._hash.update(ctypes.string_at(address + WORD * words, size - WORD * words))
+        if size % WORD:
+            self._hash.update(ctypes.string_at(address + WORD * words, size % WORD))
 
 
 class _Sums:
-    """Sums of the words of a stretch of memory in columns, a block at a time."""
+    """Sums of the words of a stretch of memory, at least one row of them, in columns, a block at a time."""
 
     def __init__(self, address: int, words: int, width: int) -> None:
-        torch = sys.modules["torch"]
-        self._words = flat(address, torch.int64, words)
-        self._sums = torch.zeros(width, dtype=torch.int64, device="cpu")
+        self._words = flat(address, sys.modules["torch"].int64, words)
+        self._left = words
         self._width = width
-        self._at = 0
+        self._sums: Any = None
 
     def go_on(self) -> bool:
         """Sums the next block. Whether it was the last."""
-        rows = min(BLOCK_WORDS, len(self._words) - self._at) // self._width
+        rows = min(BLOCK_WORDS, self._left) // self._width
+        at = self._words.numel() - self._left
         if rows:
-            block = self._words[self._at : self._at + rows * self._width]
-            self._sums += block.view(rows, self._width).sum(0)
-            self._at += rows * self._width
-        if len(self._words) - self._at >= self._width:
+            block = self._words[at : at + rows * self._width].view(rows, self._width).sum(0)
+            self._sums = block if self._sums is None else self._sums.add_(block)
+            self._left -= rows * self._width
+        if self._left >= self._width:
             return False
-        rest = self._words[self._at :]
-        self._sums[: len(rest)] += rest
-        self._at = len(self._words)
+        if self._left:
+            self._sums[: self._left] += self._words[-self._left :]
         return True
 
     def bytes(self) -> bytes:

@@ -12,7 +12,7 @@ from .operation import Operation, PeerGone, Seats, Spent
 from .parts import PATIENCE_S, GroupParts
 from .slots import RING
 
-WAIT_S_MAX: Final = 0.1
+WAIT_S_MAX: Final = 0.25  # for a ring; then a look at what may have come to pass without one
 
 
 def _timed_out(limit_s: Optional[float], what: str) -> RuntimeError:
@@ -42,7 +42,8 @@ class GroupSums:
             self._open.pop(number, None)
             self._number = number
             raise
-        self._ground.bell.ring()
+        if self.spans_hosts or self._parts.is_whole(operation):  # until then there is nothing to do for anybody
+            self._ground.bell.ring()
         return operation
 
     def progress(self, operation: Operation) -> bool:
@@ -151,7 +152,6 @@ class GroupSums:
     def _end(self, operation: Operation) -> None:
         self._open.pop(operation.number, None)
         operation.done = True
-        self._ground.bell.ring()
         for follow in operation.followers:
             follow(operation)
 

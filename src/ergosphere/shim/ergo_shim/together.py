@@ -39,15 +39,12 @@ def fill(record: Record, sharer: Sharer, optimizer: Any) -> Optional[str]:
     modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype())
     record.add((sharer.steps, torch.get_num_threads(), modes, outside))
     record.add(adopt.settings(optimizer))
-    for parameter in adopt.parameters(optimizer):
-        gradient = parameter.grad
-        record.add(parameter.requires_grad)
-        if gradient is None:
-            record.add(None)
-        elif not arena.is_plain(gradient):
+    held = [(parameter.requires_grad, parameter.grad) for parameter in adopt.parameters(optimizer)]
+    record.add([(wanted, None if gradient is None else gradient.requires_grad) for wanted, gradient in held])
+    for _, gradient in held:
+        if gradient is not None and not arena.is_plain(gradient):
             return "it has gradients that are not plain tensors in host memory"
-        else:
-            record.add(gradient.requires_grad)
+        if gradient is not None:
             record.add_tensor(gradient)
     return None if record.is_known else "its settings are more than plain values"
 

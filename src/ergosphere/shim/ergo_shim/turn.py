@@ -16,7 +16,8 @@ from typing import Any, Final
 from .bell import Bell
 
 ORDER_S: Final = 0.05  # for which a rank lets one go first that comes before it, and wants to
-LOOK_S: Final = 0.02  # how often a rank looks for its turn though nobody has rung
+LOOK_S: Final = 0.02  # how often a rank that lets another one go first looks again
+LOOK_HELD_S: Final = 0.25  # how often one looks whose turn another has: who gives it rings, who dies with it does not
 QUANTUM_S: Final = 2.0  # after which a rank computes beside one that never waits
 QUANTUM_LONG: Final = 4.0  # times the longest turn of late on this device, where turns are long by nature
 FADING: Final = 0.9  # of the longest turn, at each turn
@@ -73,14 +74,15 @@ class Turn:
         began_s = time.monotonic()
         self._want(True)
         try:
-            while not self._try():
+            while True:
                 seen = self._bell.seen()
                 if self._try():
                     break
-                if time.monotonic() - began_s > self.patience_s:
+                waited_s = time.monotonic() - began_s
+                if waited_s > QUANTUM_S and waited_s > self.patience_s:
                     self.overran()
                     return
-                self._bell.wait(seen, LOOK_S)
+                self._bell.wait(seen, LOOK_S if self._let_go_first_s else LOOK_HELD_S)
         finally:
             self._want(False)
         self._since_s, self._since_cpu_s = time.monotonic(), time.process_time()
