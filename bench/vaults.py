@@ -16,7 +16,7 @@ from ergosphere.snapshots.putting import NO_WATCH, Stream
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.remote import CellSources, put_cell
 from ergosphere.snapshots.store import Store
-from ergosphere.snapshots.vault import open_vault
+from ergosphere.snapshots.vault import Vault, open_vault
 
 RING = KeyRing({"default": bytes(range(32))})
 DISK = "/var/tmp"
@@ -26,7 +26,11 @@ CHANGED = 0.1  # of the image between two snapshots
 
 def put(store: Store, sources: Sequence[Stream], freeze: str) -> Recipe:
     """What the agent's upload does, by another process: the index is read first."""
-    vault = open_vault(store, "bench", RING)
+    return put_into(open_vault(store, "bench", RING), sources, freeze)
+
+
+def put_into(vault: Vault, sources: Sequence[Stream], freeze: str) -> Recipe:
+    """What the agent's upload does with a vault that it has open."""
     put_cell(vault, (freeze, 0), CellSources(tuple(sources), (), ()), NO_WATCH)
     return vault.recipe(f"{freeze}.0")
 

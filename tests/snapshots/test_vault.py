@@ -150,7 +150,7 @@ def test_a_missing_key_and_a_wrong_key_are_told_apart(store: FolderStore) -> Non
 def test_a_vault_of_a_newer_version_is_refused(store: FolderStore) -> None:
     vault = fresh(store)
     for place in ("head", "head.copy"):
-        newer = store.get(f"{vault.root}/{place}").replace(b'"version":2', b'"version":9')
+        newer = store.get(f"{vault.root}/{place}").replace(b'"version":3', b'"version":9')
         store.put(f"{vault.root}/{place}", newer)
     with pytest.raises(TooNew, match="update ergosphere"):
         fresh(store)

@@ -1,4 +1,7 @@
-"""Which chunk lies where: sorted numpy arrays, 64 bytes a chunk, and the bytes they are stored as. No stores here."""
+"""Which chunk lies where: sorted numpy arrays, 80 bytes a chunk, and the bytes they are stored as. No stores here.
+
+A delta counts as there only while its base is: an index never finds a chunk that cannot be read with what it knows.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.errors import Damaged
-from ergosphere.snapshots.packs import ID_SIZE, ROW, Rows
+from ergosphere.snapshots.packs import DELTA, ID_SIZE, ROW, Rows
 
 PART_HEAD: Final = struct.Struct("<II")  # packs, rows
 PART_ROWS_MAX: Final = 250_000  # rows in one stored part: 13 MB, so that opening needs little memory at once
@@ -77,21 +80,28 @@ class ChunkIndex:
             owners.append(renamed[part.pack if whole else part.pack[keep]])
         self.rows: Rows = np.concatenate(tables)
         self.owner: NDArray[np.uint32] = np.concatenate(owners)
-        first = self.rows["name"][:, 0]
-        self._order = np.argsort(first, kind="stable").astype(np.uint32)
-        self._first = first[self._order]
+        is_delta = self.rows["kind"] == DELTA
+        self._delta = self._base = np.zeros(0, np.int64)
+        self._sort(np.flatnonzero(~is_delta))
+        if is_delta.any():
+            deltas = np.flatnonzero(is_delta)
+            bases = self.find(self.rows["base"][deltas])
+            self._delta, self._base = deltas[bases != NOWHERE], bases[bases != NOWHERE]
+            self._sort(np.concatenate((np.flatnonzero(~is_delta), self._delta)))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def find(self, names: Names) -> Found:
-        """The row of each name, NOWHERE where there is none. Of several, the one in the pack known first."""
-        if not len(self.rows) or not len(names):
+        """The row of each name, or of its first words; NOWHERE where there is none, or a delta only whose base is
+        nowhere. Of several, a whole chunk, and of these the one in the pack known first.
+        """
+        if not len(self._order) or not len(names):
             return np.full(len(names), NOWHERE, np.int64)
         at = np.searchsorted(self._first, names[:, 0])
-        inside = np.minimum(at, len(self.rows) - 1)
+        inside = np.minimum(at, len(self._order) - 1)
         rows = self._order[inside].astype(np.int64)
-        same = (self.rows["name"][rows] == names).all(axis=1)
+        same = (self.rows["name"][rows, : names.shape[1]] == names).all(axis=1)
         rows[~same] = NOWHERE
         half = np.flatnonzero(~same & (self._first[inside] == names[:, 0]))
         for i in half:  # two names that share their first word: practically never
@@ -101,10 +111,28 @@ class ChunkIndex:
     def _find_slowly(self, name: NDArray[np.uint64], at: int) -> int:
         while at < len(self._first) and self._first[at] == name[0]:
             row = int(self._order[at])
-            if (self.rows["name"][row] == name).all():
+            if (self.rows["name"][row, : len(name)] == name).all():
                 return row
             at += 1
         return NOWHERE
+
+    def bases(self, rows: Found) -> Found:
+        """The row of each row's base; NOWHERE for a whole chunk, and for a delta whose base is nowhere."""
+        if not len(self._delta):
+            return np.full(len(rows), NOWHERE, np.int64)
+        at = np.minimum(np.searchsorted(self._delta, rows), len(self._delta) - 1)
+        return np.where(self._delta[at] == rows, self._base[at], NOWHERE)
+
+    def with_bases(self, rows: Found) -> Found:
+        """These rows and those of the bases they need."""
+        bases = self.bases(rows)
+        return np.concatenate((rows, np.unique(bases[bases != NOWHERE])))
+
+    def _sort(self, rows: Found) -> None:
+        """From here on `find` knows these rows alone; of the same name, the first of them."""
+        first = self.rows["name"][rows, 0]
+        order = np.argsort(first, kind="stable")
+        self._order, self._first = rows[order].astype(np.uint32), first[order]
 
     def parts(self) -> list[Part]:
         """All of it again as parts small enough to store."""

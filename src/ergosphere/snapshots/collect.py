@@ -1,5 +1,8 @@
 """Which packs go: plan first, execute then. Safe beside writers, without their help and whatever clocks say.
 
+A recipe needs the chunks it names and, of those that are kept as deltas, their bases: recipes do not know of these, the
+index does (`ChunkIndex.with_bases`).
+
 A pack that no recipe needs is first *doomed*: a marker that writers see. A later sweep deletes it, a grace period
 after, if still no recipe needs it. A sweep dooms (1), and later reads all recipes (2) and deletes (3). A writer stores
 its recipe (4) and then looks for doomed packs (5), storing again what it needs of them (`remote.put_cell`). If 4 comes
@@ -19,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
+from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names
 from ergosphere.snapshots.errors import Damaged, NotFound, StoreFull, TooNew
 from ergosphere.snapshots.gather import REMOTE, is_remote
 from ergosphere.snapshots.manifest import Manifest
@@ -80,11 +83,10 @@ class CollectPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """What live recipes need: rows of the index and, of what is not in it, of packs that are doomed and still there."""
+    """What live recipes need: rows of the index, and names of what is not in it."""
 
     live: NDArray[np.bool_]
-    waiting: NDArray[np.bool_]
-    missing: int
+    absent: Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,8 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     trails = tuple(_old_trails(vault, now_s, rules, gone))
     ages = {id_of(stored.key): (now_s - stored.written_s, stored.size) for stored in vault.list_packs()}
     doomed = {id_of(stored.key): now_s - stored.written_s for stored in vault.list_doomed()}
-    waiting = _only(vault, doomed.keys() & ages.keys())
-    marks = _mark(vault, waiting, alive, notes)
-    needed_again = _owners(waiting, marks.waiting)
+    marks = _mark(vault, alive, notes)
+    needed_again, missing = _needed_again(vault, marks.absent, doomed.keys() & ages.keys(), ages.keys())
     spared = tuple(sorted(needed_again))
     due = [pack for pack, age_s in doomed.items() if pack not in needed_again and age_s >= rules.grace_s]
     due = _sure(vault, due, marks.live, {pack: size for pack, (_, size) in ages.items()})
@@ -120,7 +121,7 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
             vault.index_parts() > INDEX_PARTS_MAX, frozenset(alive), tuple(notes), trails,
         )  # fmt: skip
     aged = _aged(vault.index, marks, ages, rules)
-    doom = aged.doom + (_unreadable(vault, ages, doomed, rules) if not marks.missing else NO_PACKS)
+    doom = aged.doom + (_unreadable(vault, ages, doomed, rules) if not missing else NO_PACKS)
     later = doomed.keys() - needed_again - set(due) | set(doom) | set(aged.young)
     return CollectPlan(
         tuple(dead), tuple(sorted(doom)), tuple(sorted(due)), spared, tuple(sorted(aged.repack)),
@@ -173,9 +174,8 @@ def _delete(vault: Vault, planned: CollectPlan, kept: frozenset[str]) -> int:
     fresh = sorted(names - planned.marked)
     notes: list[str] = []
     sizes, doomed = vault.pack_sizes(), vault.doomed()
-    waiting = _only(vault, doomed & sizes.keys())
-    marks = _mark(vault, waiting, fresh, notes)
-    needed = _owners(waiting, marks.waiting)
+    marks = _mark(vault, fresh, notes)
+    needed, _ = _needed_again(vault, marks.absent, doomed & sizes.keys(), sizes.keys())
     if notes:
         return 0
     freed = 0
@@ -203,9 +203,12 @@ def _sure(vault: Vault, due: list[bytes], live: NDArray[np.bool_], sizes: Mappin
     found = index.find(held.rows["name"])
     twice = np.flatnonzero(found != NOWHERE)
     twice = twice[live[found[twice]]]  # what is needed of them lies in others as well, as far as is known
-    others = index.owner[found[twice]]
-    gone = [number for number in np.unique(others) if not _stays(vault, index.packs[number])]
-    doubtful = {held.packs[owner] for owner in held.owner[twice[np.isin(others, gone)]]}
+    rows, bases = found[twice], index.bases(found[twice])
+    others = np.unique(index.owner[index.with_bases(rows)])
+    gone = [number for number in others if not _stays(vault, index.packs[number])]
+    is_gone = np.isin(index.owner, gone)
+    lost = is_gone[rows] | ((bases != NOWHERE) & is_gone[bases])
+    doubtful = {held.packs[owner] for owner in held.owner[twice[lost]]}
     return [p for p in due if p not in doubtful and _is_doomed(vault, p) and _is_told(vault, p, sizes, known)]
 
 
@@ -243,7 +246,7 @@ def _repack(vault: Vault, packs: tuple[bytes, ...]) -> bool:
         return True
     vault.refresh()
     notes: list[str] = []
-    marks = _mark(vault, ChunkIndex(), list(vault.recipe_names()), notes)
+    marks = _mark(vault, list(vault.recipe_names()), notes)
     if notes:
         return True
     index = vault.index
@@ -313,10 +316,24 @@ def _only(vault: Vault, packs: Collection[bytes]) -> ChunkIndex:
     return ChunkIndex(vault.all_parts(), without=vault.known_packs() - set(packs))
 
 
-def _mark(vault: Vault, waiting: ChunkIndex, names: list[str], notes: list[str]) -> _Marks:
+def _needed_again(
+    vault: Vault, absent: Names, doomed: Collection[bytes], here: Collection[bytes]
+) -> tuple[set[bytes], int]:
+    """Packs that are doomed and still there, without which names that are not in the index are nowhere; and how many of
+    these are nowhere all the same. A delta may lie in a pack that stays and its base in one that is doomed.
+    """
+    if not len(absent) or not doomed:
+        return set(), len(absent)
+    index = _only(vault, {*here, *vault.index.packs})
+    rows = index.find(absent)
+    found = index.with_bases(rows[rows != NOWHERE])
+    return {index.packs[owner] for owner in np.unique(index.owner[found])} & set(doomed), int((rows == NOWHERE).sum())
+
+
+def _mark(vault: Vault, names: list[str], notes: list[str]) -> _Marks:
     index = vault.index
-    live, older = np.zeros(len(index), bool), np.zeros(len(waiting), bool)
-    missing = 0
+    live = np.zeros(len(index), bool)
+    absent = [np.zeros((0, 4), np.uint64)]
     for name in names:
         try:
             needed = names_in(vault.recipe_bytes(name), f"the recipe {name}")
@@ -326,12 +343,9 @@ def _mark(vault: Vault, waiting: ChunkIndex, names: list[str], notes: list[str])
             notes.append(f"{error.cause}: nothing is swept until snapshot {name.rpartition('.')[0]} is removed")
             continue
         rows = index.find(needed)
-        live[rows[rows != NOWHERE]] = True
-        absent = needed[rows == NOWHERE]
-        rows = waiting.find(absent)
-        older[rows[rows != NOWHERE]] = True
-        missing += int((rows == NOWHERE).sum())
-    return _Marks(live, older, missing)
+        live[index.with_bases(rows[rows != NOWHERE])] = True
+        absent.append(needed[rows == NOWHERE])
+    return _Marks(live, np.concatenate(absent))
 
 
 def _aged(index: ChunkIndex, marks: _Marks, ages: dict[bytes, tuple[float, int]], rules: Rules) -> _Aged:
@@ -360,10 +374,6 @@ def _unreadable(
     """Packs whose tables cannot be read, while nothing that anybody needs is missing."""
     known = vault.known_packs()
     return [p for p, (age_s, _) in ages.items() if p not in known and p not in doomed and age_s >= rules.grace_s]
-
-
-def _owners(index: ChunkIndex, marked: NDArray[np.bool_]) -> set[bytes]:
-    return {index.packs[number] for number in np.unique(index.owner[marked])}
 
 
 def _sum(ages: dict[bytes, tuple[float, int]], packs: Iterable[bytes]) -> int:

@@ -211,7 +211,7 @@ def _check_vault(vault: Vault, manifests: Mapping[str, Manifest], report: Report
     used = np.zeros(len(index), bool)
     for recipe in recipes.values():
         rows = index.find(recipe.names)
-        used[rows[rows != NOWHERE]] = True
+        used[index.with_bases(rows[rows != NOWHERE])] = True
     bad = {name.tobytes() for name in index.rows["name"][~packs.good]}
     _check_recipes(vault, recipes, bad, manifests, report, deep)
     report.orphan_bytes += int(index.rows["stored"][~used].sum(dtype=np.int64))
@@ -269,7 +269,9 @@ def _lost(vault: Vault, recipe: Recipe, bad: set[bytes], packs: Collection[bytes
     """
     found, lost = vault.places(recipe.names)
     for place in found:
-        here = np.array([pack in packs for pack in place.index.packs])[place.index.owner[place.rows]]
+        index, bases = place.index, place.index.bases(place.rows)
+        is_here = np.array([pack in packs for pack in index.packs])[index.owner]
+        here = is_here[place.rows] & ((bases == NOWHERE) | is_here[bases])
         names = recipe.names[place.which[here]]
         lost += int((~here).sum()) + (sum(name.tobytes() in bad for name in names) if bad else 0)
     return lost

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ergosphere.snapshots.bases import with_bases
 from ergosphere.snapshots.copying import PRIVATE_MODE
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
@@ -201,9 +202,9 @@ class _Fetch:
         reader = ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id)
         first, target, offset = self._places.first, self._places.target, self._places.offset
         try:
-            for piece in run.pieces():
+            for piece, base in with_bases(self._vault, run):
                 chunk = writer.room(piece.size)
-                reader.read_into(chunk, piece.name, piece.at, piece.kind, content[piece.held])
+                reader.read_into(chunk, piece.name, piece.at, piece.kind, content[piece.held], base)
                 for p in range(first[piece.chunk], first[piece.chunk + 1]):
                     writer.write(target[p], offset[p], chunk)
         except Damaged as error:

@@ -1,4 +1,7 @@
-"""`fsck` of packs: is every chunk what its name says, and could each pack be read without an index?"""
+"""`fsck` of packs: is every chunk what its name says, and could each pack be read without an index?
+
+A delta whose base is lost is lost, too; one whose base is nowhere is no chunk at all (`chunk_index`).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ergosphere.snapshots.chunk_index import ChunkIndex
+from ergosphere.snapshots.bases import with_bases
+from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
 from ergosphere.snapshots.errors import Damaged, NotFound, TooNew
-from ergosphere.snapshots.packs import FOOT, HEAD, ChunkReader, Rows, read_table, salt_in, table_span, whole_size
+from ergosphere.snapshots.packs import DELTA, FOOT, HEAD, ChunkReader, Rows, read_table, salt_in, table_span, whole_size
+from ergosphere.snapshots.runs import Run
 from ergosphere.snapshots.vault import Vault, id_of
 
 
@@ -37,6 +42,7 @@ def check(vault: Vault, index: ChunkIndex, *, deep: bool) -> PackReport:
     for number, pack in enumerate(index.packs):
         rows = order[firsts[number] : firsts[number + 1]]
         _check_pack(vault, index, pack, rows, sizes.get(pack, 0), report, deep)
+    _check_bases(index, report)
     for pack in sizes.keys() & {id_of(key) for key in vault.troubles}:
         _look_strange(vault, pack, _head_of(vault, pack), report)
     report.damaged += [f"pack {pack.hex()} {why}" for pack, why in report.strange.items()]
@@ -51,7 +57,7 @@ def _check_pack(
         report.good[rows] = index.rows["at"][rows].astype(np.int64) + index.rows["stored"][rows] <= size
     if deep:
         content = _content(vault, pack)
-        report.good[rows] = _verify(vault, pack, index.rows[rows], content)
+        report.good[rows] = _verify(vault, Run(index, rows, rows.tolist()), content)
         if not report.good[rows].any() and _look_strange(vault, pack, bytes(content[: HEAD.size]), report):
             return
         wrong = wrong or _wrong_ends(vault, pack, index.rows[rows], content)
@@ -60,6 +66,15 @@ def _check_pack(
         report.worn.add(pack)
     if wrong or bad:
         report.damaged.append(f"pack {pack.hex()} {wrong or 'was damaged'}: {bad} of its {len(rows)} chunks are lost")
+
+
+def _check_bases(index: ChunkIndex, report: PackReport) -> None:
+    every = np.arange(len(index))
+    bases = index.bases(every)
+    lost = report.good & (bases != NOWHERE) & ~report.good[bases]
+    if lost.any():
+        report.good[lost] = False
+        report.damaged.append(f"{int(lost.sum())} chunk(s) are lost because they are kept as deltas of lost ones")
 
 
 def _wrong_size(vault: Vault, table: Rows, size: int) -> str:
@@ -74,13 +89,17 @@ def _content(vault: Vault, pack: bytes) -> memoryview:
         return memoryview(b"")
 
 
-def _verify(vault: Vault, pack: bytes, table: Rows, content: memoryview) -> NDArray[np.bool_]:
-    good = np.zeros(len(table), bool)
-    reader = ChunkReader(vault.sealer, vault.naming, pack)
-    for i, row in enumerate(table):
-        at, stored = int(row["at"]), int(row["stored"])
+def _verify(vault: Vault, run: Run, content: memoryview) -> NDArray[np.bool_]:
+    """Which chunks of a whole pack are good. Of a delta without its base no more can be told than that it opens."""
+    good = np.zeros(len(run.rows), bool)
+    if not len(good):
+        return good
+    reader = ChunkReader(vault.sealer, vault.naming, run.pack_id)
+    for i, (piece, base) in enumerate(with_bases(vault, run)):
         try:
-            reader.read(row["name"].tobytes(), at, int(row["size"]), int(row["kind"]), content[at : at + stored])
+            packed = reader.open(piece.at, content[piece.at : piece.at + piece.held.stop - piece.held.start])
+            if piece.kind != DELTA or not (base is None or isinstance(base, Damaged)):
+                reader.unpack(piece.name, packed, piece.size, piece.kind, base)
             good[i] = True
         except Damaged:
             continue

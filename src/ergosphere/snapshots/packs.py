@@ -5,12 +5,14 @@
     table  one row a chunk (`ROW`), encrypted or with a keyed hash
     foot   4 bytes of the table, 4 rows, 8 magic
 
-A pack can be read without any index, so every index can be made again from the packs.
+A pack can be read without any index, so every index can be made again from the packs. A chunk that resembles another
+one, its *base*, may be kept as a delta: what zstd makes of it with the base as its dictionary. A base is a whole chunk.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,30 +28,51 @@ from ergosphere.system import fresh_bytes
 
 MAGIC: Final = b"ERGOPACK"
 END: Final = b"PACKEND1"
-VERSION: Final = 2
+VERSION: Final = 3
 HEAD: Final = struct.Struct("<8sHH4x16s16s")
 FOOT: Final = struct.Struct("<II8s")
 ID_SIZE: Final = 16
 PACK_SIZE: Final = 16 << 20  # bytes; what one worker gathers before it writes
 CHUNK_SIZE_MAX: Final = 256 << 10  # bytes; longer ones are not written and not believed
 TABLE_ROOM: Final = 2 << 20  # bytes kept free for rows and foot
-ROWS_MAX: Final = (TABLE_ROOM - 64) // 48
-RAW, ZSTD = 0, 1
+RAW, ZSTD, DELTA = 0, 1, 2
+BASE_SIZE: Final = 16  # bytes of a base's name in a row; the base itself is compared with all of its name
+NO_BASE: Final = bytes(BASE_SIZE)
+UNREADABLE: Final = "was damaged or was not written with this key"
 SAMPLE: Final = 2048  # bytes of a chunk that tell whether compressing it pays
 PAYS: Final = 0.9  # of its size at most, or the chunk stays as it is
 LEVEL: Final = 1
-UNREADABLE: Final = "was damaged or was not written with this key"
+DELTA_PAYS: Final = 0.8  # of what the chunk takes by itself at most, or it stays whole and may be a base
+DELTA_LEVEL: Final = 3
 
 ROW: Final = np.dtype(
-    [("name", "<u8", (4,)), ("at", "<u4"), ("stored", "<u4"), ("size", "<u4"), ("kind", "u1"), ("pad", "V3")]
+    [
+        ("name", "<u8", (4,)),
+        ("at", "<u4"),
+        ("stored", "<u4"),
+        ("size", "<u4"),
+        ("kind", "u1"),
+        ("pad", "V3"),
+        ("base", "<u8", (2,)),
+    ]
 )
+ROWS_MAX: Final = (TABLE_ROOM - 64) // ROW.itemsize
 
 Rows = NDArray[Any]  # of ROW
+RowParts = tuple[bytes, int, int, int, int, bytes]  # name, at, stored, size, kind, base
 
 
 def name_of(content: Bytes, naming: bytes) -> bytes:
     """The keyed name of a chunk."""
     return blake3(content, key=naming).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A whole chunk that others may be kept as deltas of."""
+
+    name: bytes
+    content: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +84,13 @@ class Sealed:
     rows: Rows
 
 
+BaseOf = Callable[[memoryview], Base | None]
+
+
+def no_base(content: memoryview) -> None:
+    """Whatever it is, it is kept by itself."""
+
+
 class PackBuilder:
     """Gathers chunks in one buffer of its own, over and over. One thread's."""
 
@@ -68,7 +98,7 @@ class PackBuilder:
         self._sealer = sealer
         self._buffer = memoryview(bytearray(PACK_SIZE + CHUNK_SIZE_MAX + TABLE_ROOM))
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
-        self._rows: list[tuple[bytes, int, int, int, int]] = []
+        self._rows: list[RowParts] = []
         self._end = 0
         self._begin()
 
@@ -83,18 +113,31 @@ class PackBuilder:
     def is_empty(self) -> bool:
         return not self._rows
 
-    def add(self, name: bytes, content: memoryview) -> int:
-        """Take one chunk in; the bytes it takes. The pack must not be full."""
+    def add(self, name: bytes, content: memoryview, base_of: BaseOf = no_base) -> int:
+        """Take one chunk in; the kind it is kept as. The pack must not be full.
+
+        `base_of` is asked for a base of what can be compressed at all.
+        """
         assert len(content) <= CHUNK_SIZE_MAX, "chunking cuts smaller"
+        kind, packed = self._packed(content)
+        base = base_of(content) if kind == ZSTD else None
+        if base is not None:
+            delta = _delta(content, base)
+            if len(delta) <= DELTA_PAYS * len(packed):
+                self.add_packed(name, delta, len(content), DELTA, base.name[:BASE_SIZE])
+                return DELTA
+        self.add_packed(name, packed, len(content), kind)
+        return kind
+
+    def add_packed(self, name: bytes, packed: Bytes, size: int, kind: int, base: bytes = NO_BASE) -> None:
+        """Take in a chunk of `size` bytes as another pack has it. The pack must not be full."""
         if not self._rows:
             self._begin()
-        kind, packed = self._packed(content)
         stored = len(packed) + self._cipher.overhead
         at = self._end
         self._cipher.write(at, packed, self._buffer[at : at + stored])
-        self._rows.append((name, at, stored, len(content), kind))
+        self._rows.append((name, at, stored, size, kind, base))
         self._end = at + stored
-        return stored
 
     def finish(self) -> Sealed:
         """The pack as it is stored, and its rows; the builder begins anew with the next `add`."""
@@ -123,12 +166,13 @@ class PackBuilder:
         return (ZSTD, packed) if len(packed) <= PAYS * len(content) else (RAW, content)
 
 
-def make_rows(chunks: list[tuple[bytes, int, int, int, int]]) -> Rows:
-    """Rows from (name, at, stored, size, kind)."""
+def make_rows(chunks: list[RowParts]) -> Rows:
+    """Rows of a pack's table."""
     rows = np.zeros(len(chunks), ROW)
     if chunks:
-        names, at, stored, size, kind = zip(*chunks, strict=True)
+        names, at, stored, size, kind, bases = zip(*chunks, strict=True)
         rows["name"] = np.frombuffer(b"".join(names), "<u8").reshape(-1, 4)
+        rows["base"] = np.frombuffer(b"".join(bases), "<u8").reshape(-1, 2)
         rows["at"], rows["stored"], rows["size"], rows["kind"] = at, stored, size, kind
     return rows
 
@@ -180,22 +224,35 @@ class ChunkReader:
         self._naming = naming
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def read(self, name: bytes, at: int, size: int, kind: int, stored: memoryview) -> Bytes:
-        """The chunk, verified against its name. Errors: Damaged."""
+    def open(self, at: int, stored: memoryview) -> Bytes:
+        """What lies `at` bytes into the pack, as it was packed. Errors: Damaged."""
         try:
-            content = self._cipher.read(at, stored)
-            if kind == ZSTD:
-                content = self._decompressor.decompress(content, max_output_size=min(size, CHUNK_SIZE_MAX))
-        except (InvalidTag, zstandard.ZstdError, ValueError):
+            return self._cipher.read(at, stored)
+        except (InvalidTag, ValueError):
+            raise Damaged("a chunk", how=UNREADABLE) from None
+
+    def unpack(self, name: bytes, packed: Bytes, size: int, kind: int, base: Bytes | Damaged | None = None) -> Bytes:
+        """The chunk, verified against its name; `base`: the content of its base if it is a delta. Errors: Damaged."""
+        try:
+            content = self._whole(packed, min(size, CHUNK_SIZE_MAX), kind, base)
+        except (zstandard.ZstdError, ValueError):
             raise Damaged("a chunk", how=UNREADABLE) from None
         if len(content) != size or name_of(content, self._naming) != name:
             raise Damaged("a chunk")
         return content
 
-    def read_into(self, out: memoryview, name: bytes, at: int, kind: int, stored: memoryview) -> None:
+    def read(
+        self, name: bytes, at: int, size: int, kind: int, stored: memoryview, base: Bytes | Damaged | None = None
+    ) -> Bytes:
+        """`open` and `unpack`. Errors: Damaged."""
+        return self.unpack(name, self.open(at, stored), size, kind, base)
+
+    def read_into(
+        self, out: memoryview, name: bytes, at: int, kind: int, stored: memoryview, base: Bytes | Damaged | None = None
+    ) -> None:
         """As `read`, to where there is as much room as the chunk has bytes. Errors: Damaged."""
         if kind != RAW or len(stored) != len(out) + self._cipher.overhead:
-            out[:] = self.read(name, at, len(out), kind, stored)
+            out[:] = self.read(name, at, len(out), kind, stored, base)
             return
         try:
             self._cipher.read_into(at, stored, out)
@@ -203,3 +260,22 @@ class ChunkReader:
             raise Damaged("a chunk", how=UNREADABLE) from None
         if name_of(out, self._naming) != name:
             raise Damaged("a chunk")
+
+    def _whole(self, packed: Bytes, limit: int, kind: int, base: Bytes | Damaged | None) -> Bytes:
+        if kind == ZSTD:
+            return self._decompressor.decompress(packed, max_output_size=limit)
+        if kind != DELTA:
+            return packed
+        if isinstance(base, Damaged):
+            raise Damaged("the base of a chunk", how=base.how)
+        if base is None:
+            raise Damaged("the base of a chunk", how="is missing")
+        return zstandard.ZstdDecompressor(dict_data=_dictionary(base)).decompress(packed, max_output_size=limit)
+
+
+def _delta(content: memoryview, base: Base) -> bytes:
+    return zstandard.ZstdCompressor(level=DELTA_LEVEL, dict_data=_dictionary(base.content)).compress(content)
+
+
+def _dictionary(content: Bytes) -> zstandard.ZstdCompressionDict:
+    return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_RAWCONTENT)

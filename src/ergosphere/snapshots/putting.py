@@ -22,6 +22,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from ergosphere.snapshots.basing import Asker, Basing, Place
 from ergosphere.snapshots.chunk_index import NOWHERE, Names, names_of, unique
 from ergosphere.snapshots.chunking import cut
 from ergosphere.snapshots.errors import Damaged, Stopped
@@ -29,6 +30,7 @@ from ergosphere.snapshots.packs import PACK_SIZE, PackBuilder, Rows
 from ergosphere.snapshots.pages import region_starts
 from ergosphere.snapshots.pipeline import Ahead, Buffers, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 from ergosphere.snapshots.wrappers import stoppable
 
@@ -193,6 +195,7 @@ class _Put:
         self._files: dict[int, int] = {}
         self._packs: list[tuple[bytes, Rows]] = []
         self.digests = _Digests(len(streams))
+        self.basing = Basing(vault, self._read_place)
         self.stored = 0
         self.chunks_new = 0
 
@@ -253,6 +256,10 @@ class _Put:
             self.digests.fail()
             raise
         return _Read(number, window, buffer, content)
+
+    def _read_place(self, place: Place) -> Bytes:
+        """A piece of a stream once more. Errors: Damaged (it shrank or vanished)."""
+        return self._content(_Window(*place, ()), memoryview(bytearray(place[2])))
 
     def _content(self, window: _Window, buffer: memoryview) -> memoryview:
         stream = self._streams[window.stream]
@@ -350,22 +357,25 @@ class _Cook:
         self._naming = naming
         self._packs = packs
         self._builder: PackBuilder | None = None
+        self._asker = Asker(put.basing)
 
     def cook(self, read: _Read) -> Cooked:
-        content, naming = read.content, self._naming
-        cuts = cut(content, read.window.regions)
+        content, naming, window = read.content, self._naming, read.window
+        cuts = cut(content, window.regions)
         edges = cuts.edges
         pieces = [content[start:end] for start, end, zero in zip(edges, edges[1:], cuts.zero, strict=False) if not zero]
         names = [blake3(piece, key=naming).digest() for piece in pieces]
         joined = b"".join(names)
+        starts = [start for start, zero in zip(edges, cuts.zero, strict=False) if not zero]
         for i in self._put.claim(names, joined):
-            self._add(names[i], pieces[i])
+            self._add(names[i], pieces[i], (window.stream, window.start + starts[i], len(pieces[i])))
         return Cooked(joined, np.array(cuts.zero, bool), np.diff(np.array(edges)).astype(np.uint32))
 
-    def _add(self, name: bytes, piece: memoryview) -> None:
+    def _add(self, name: bytes, piece: memoryview, place: Place) -> None:
         if self._builder is None:
             self._builder = self._packs.take()
-        self._builder.add(name, piece)
+        kind = self._builder.add(name, piece, self._asker.base_of)
+        self._asker.added(kind, name, place)
         if self._builder.is_full:
             self.flush()
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ergosphere.snapshots.blobs import BLOBS, blob_key, get_blob
 from ergosphere.snapshots.chunk_index import NOWHERE
 from ergosphere.snapshots.errors import Busy, Damaged, NotFound
@@ -88,8 +91,8 @@ def put_cell(vault: Vault, name: tuple[str, int], sources: CellSources, watch: W
 def overtaken(vault: Vault, recipe: Recipe) -> Busy:
     """Why what a recipe needs cannot be relied on though it was stored again and again. Errors: StoreError."""
     doubtful = vault.doubtful
-    rows = doubtful.find(recipe.names[vault.index.find(recipe.names) == NOWHERE])
-    packs = {doubtful.packs[owner] for owner in doubtful.owner[rows[rows != NOWHERE]]}
+    rows = _doubtful_rows(vault, recipe)
+    packs = {doubtful.packs[owner] for owner in doubtful.owner[rows]}
     if packs & vault.doomed():
         return Busy("a sweep keeps removing what this snapshot needs", "let the sweep finish, then try again")
     return Busy(
@@ -100,9 +103,15 @@ def overtaken(vault: Vault, recipe: Recipe) -> Busy:
 
 def carry_over(vault: Vault, recipe: Recipe) -> None:
     """Store again what a recipe needs and only doomed packs hold, while they are still there."""
-    borrowed = recipe.names[vault.index.find(recipe.names) == NOWHERE]
-    rows = vault.doubtful.find(borrowed)
-    copy_chunks(vault, vault.doubtful, rows[rows != NOWHERE])
+    copy_chunks(vault, vault.doubtful, _doubtful_rows(vault, recipe))
+
+
+def _doubtful_rows(vault: Vault, recipe: Recipe) -> NDArray[np.int64]:
+    """Rows of what a recipe needs, bases among them, that lie in packs which cannot be relied on."""
+    doubtful, good = vault.doubtful, vault.index.packs
+    rows = doubtful.find(recipe.names[vault.index.find(recipe.names) == NOWHERE])
+    rows = doubtful.with_bases(rows[rows != NOWHERE])
+    return rows[~np.isin(doubtful.owner[rows], [i for i, pack in enumerate(doubtful.packs) if pack in set(good)])]
 
 
 def marker(freeze_id: str, cell: int) -> str:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ergosphere.snapshots.bases import read_run
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, names_of
-from ergosphere.snapshots.errors import Damaged, NotFound
-from ergosphere.snapshots.packs import ChunkReader, PackBuilder, Rows, name_of
-from ergosphere.snapshots.runs import Piece, Run, runs_in
+from ergosphere.snapshots.errors import Damaged
+from ergosphere.snapshots.packs import PackBuilder, Rows, name_of
+from ergosphere.snapshots.runs import Piece, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
 
 def copy_chunks(vault: Vault, index: ChunkIndex, rows: NDArray[np.int64]) -> int:
     """Store chunks at these rows of `index` again, in new packs of the same vault; bytes stored. What cannot be read
-    is left out: whoever needs it sees that it is missing. Errors: StoreError.
+    is left out: whoever needs it sees that it is missing. Deltas stay deltas of the same bases. Errors: StoreError.
     """
     writer = PackWriter(vault)
     for run in runs_in(index, rows, np.arange(len(rows))):
-        for piece, content in _contents(vault, run):
-            if not isinstance(content, Damaged):
-                writer.add(piece.name, content)
+        for read in read_run(vault, run):
+            if not isinstance(read.content, Damaged):
+                writer.copy(read.piece, read.packed)
     return writer.close()
 
 
@@ -39,46 +38,14 @@ def adopt_chunks(target: Vault, source: Vault, names: Names) -> tuple[Names, int
     fresh: list[bytes] = [b""] * len(names)
     for place in found:
         for run in runs_in(place.index, place.rows, place.which):
-            for piece, content in _contents(source, run):
-                if isinstance(content, Damaged):
-                    raise content
-                name = name_of(content, target.naming)
-                fresh[piece.chunk] = name
+            for read in read_run(source, run):
+                if isinstance(read.content, Damaged):
+                    raise read.content
+                name = name_of(read.content, target.naming)
+                fresh[read.piece.chunk] = name
                 if target.index.find(names_of(name))[0] == NOWHERE:
-                    writer.add(name, content)
+                    writer.add(name, read.content)
     return np.ascontiguousarray(names_of(b"".join(fresh))), writer.close()
-
-
-def _contents(vault: Vault, run: Run) -> Iterator[tuple[Piece, Bytes | Damaged]]:
-    """Each chunk of a run, verified, or what is wrong with it. Errors: StoreError."""
-    key = vault.pack_key(run.pack_id)
-    reader = ChunkReader(vault.sealer, vault.naming, run.pack_id)
-    try:
-        held = memoryview(vault.store.get_range(key, run.start, run.size))
-    except NotFound:
-        yield from ((piece, Damaged("a chunk's pack", how="is missing")) for piece in run.pieces())
-        return
-    for piece in run.pieces():
-        try:
-            yield piece, _read(reader, piece, held[piece.held])
-        except Damaged:
-            yield piece, _read_again(vault, key, reader, piece)
-
-
-def _read_again(vault: Vault, key: str, reader: ChunkReader, piece: Piece) -> Bytes | Damaged:
-    """One bad read is read once more, by itself; a copy that lies nearer than the store is not trusted twice."""
-    vault.store.forget(key)
-    try:
-        size = piece.held.stop - piece.held.start
-        return _read(reader, piece, memoryview(vault.store.get_range(key, piece.at, size)))
-    except NotFound:
-        return Damaged("a chunk's pack", how="is missing")
-    except Damaged as error:
-        return error
-
-
-def _read(reader: ChunkReader, piece: Piece, held: memoryview) -> Bytes:
-    return reader.read(piece.name, piece.at, piece.size, piece.kind, held)
 
 
 class PackWriter:
@@ -92,12 +59,16 @@ class PackWriter:
         self._stored = 0
 
     def add(self, name: bytes, content: Bytes) -> None:
-        if name in self._seen:
-            return
-        self._seen.add(name)
-        self._builder.add(name, memoryview(content))
-        if self._builder.is_full:
-            self._store()
+        """A chunk by its content."""
+        if self._is_new(name):
+            self._builder.add(name, memoryview(content))
+            self._store_if_full()
+
+    def copy(self, piece: Piece, packed: Bytes) -> None:
+        """A chunk as another pack of the same vault has it."""
+        if self._is_new(piece.name):
+            self._builder.add_packed(piece.name, packed, piece.size, piece.kind, piece.base)
+            self._store_if_full()
 
     def close(self) -> int:
         """Store the last pack and the index; bytes stored in all."""
@@ -105,6 +76,15 @@ class PackWriter:
             self._store()
         self._vault.publish(self._packs)
         return self._stored
+
+    def _is_new(self, name: bytes) -> bool:
+        known = name in self._seen
+        self._seen.add(name)
+        return not known
+
+    def _store_if_full(self) -> None:
+        if self._builder.is_full:
+            self._store()
 
     def _store(self) -> None:
         sealed = self._builder.finish()

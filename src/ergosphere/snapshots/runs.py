@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ergosphere.snapshots.chunk_index import ChunkIndex
+from ergosphere.snapshots.packs import BASE_SIZE
 
 RUN_SIZE: Final = 17 << 20  # bytes asked for at once: a whole pack, if all of it is wanted
 GAP: Final = 64 << 10  # bytes between two chunks that are read along rather than asked for apart
@@ -25,6 +26,7 @@ class Piece:
     kind: int
     held: slice
     chunk: int
+    base: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,14 +54,17 @@ class Run:
 
     def pieces(self) -> Iterator[Piece]:
         table, start = self.index.rows[self.rows], self.start
-        names = table["name"].tobytes()
+        names, bases = table["name"].tobytes(), table["base"].tobytes()
         columns = (table["at"].tolist(), table["stored"].tolist(), table["size"].tolist(), table["kind"].tolist())
         for i, (at, stored, size, kind) in enumerate(zip(*columns, strict=True)):
             held = slice(at - start, at - start + stored)
-            yield Piece(names[32 * i : 32 * i + 32], at, size, kind, held, self.chunks[i])
+            base = bases[BASE_SIZE * i : BASE_SIZE * (i + 1)]
+            yield Piece(names[32 * i : 32 * i + 32], at, size, kind, held, self.chunks[i], base)
 
 
-def runs_in(index: ChunkIndex, rows: NDArray[np.int64], places: NDArray[np.intp]) -> Iterator[Run]:
+def runs_in(
+    index: ChunkIndex, rows: NDArray[np.int64], places: NDArray[np.intp], size_max: int = RUN_SIZE
+) -> Iterator[Run]:
     """These rows in requests; `places[i]`: what row i is the chunk of, for whoever asks."""
     table = index.rows[rows]
     owner = index.owner[rows]
@@ -71,6 +76,6 @@ def runs_in(index: ChunkIndex, rows: NDArray[np.int64], places: NDArray[np.intp]
     new[1:] = (owner[1:] != owner[:-1]) | (start[1:] > end[:-1] + GAP)
     first = 0
     for i in range(1, len(rows) + 1):
-        if i == len(rows) or new[i] or end[i] - start[first] > RUN_SIZE:
+        if i == len(rows) or new[i] or end[i] - start[first] > size_max:
             yield Run(index, rows[first:i], places[first:i].tolist())
             first = i

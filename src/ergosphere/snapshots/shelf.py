@@ -35,7 +35,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a snapshot. `stored`: bytes its chunks take in the store; `alone`: of those, what no other needs."""
+    """What is in a snapshot. `stored`: bytes its chunks take in the store, and
+    what those are deltas of; `alone`: of those, what no other needs."""
 
     kinds: Mapping[Kind, Share]
     chunks: int
@@ -176,5 +177,5 @@ def _marked(vault: Vault, needed: list[Names] | Iterator[Names]) -> np.ndarray[t
     marked = np.zeros(len(vault.index), bool)
     for each in needed:
         rows = vault.index.find(each)
-        marked[rows[rows != NOWHERE]] = True
+        marked[vault.index.with_bases(rows[rows != NOWHERE])] = True
     return marked

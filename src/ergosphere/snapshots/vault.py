@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, Part, decode, part_of
 from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, WrongKey, read_again
 from ergosphere.snapshots.keys import KeyRing
+from ergosphere.snapshots.likeness import Likeness
 from ergosphere.snapshots.packs import FOOT, Rows, read_table, table_span, whole_size
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.recipes import decode as decode_recipe
@@ -78,8 +79,9 @@ class Vault:
         self._parts: dict[str, Part] = {}  # by index key, or pack key where no index has it
         self._known: ChunkIndex | None = None
         self._built: tuple[frozenset[str], frozenset[bytes]] = (frozenset(), frozenset())  # what `_known` is made of
-        self._doubtful: ChunkIndex = ChunkIndex()
+        self._doubtful: ChunkIndex | None = ChunkIndex()
         self._mine: dict[bytes, int] = {}  # packs that were stored through this object, with their bytes
+        self.likeness = Likeness()
         self.troubles: dict[str, str] = {}  # what could not be read of index and packs, by key
 
     # ── where things are ────────────────────────────────────────────────────────────────────────────────────────
@@ -122,8 +124,13 @@ class Vault:
 
     @property
     def doubtful(self) -> ChunkIndex:
-        """Chunks in packs that are doomed or not listed: a reader may still find them there."""
-        return self._doubtful
+        """Chunks in every pack that is known, where some are doomed or not listed: a reader may still find them there,
+        and the base of a delta may lie there while the delta itself does not. Else nothing. Made when it is asked for.
+        """
+        with self._lock:
+            if self._doubtful is None:
+                self._doubtful = ChunkIndex(self._parts.values())
+            return self._doubtful
 
     def refresh(self) -> None:
         """Read what others wrote since. Errors: StoreError."""
@@ -226,13 +233,9 @@ class Vault:
         if (self.index.find(names) == NOWHERE).any():
             self.refresh()
         found: list[Place] = []
-        wanted = np.arange(len(names))
-        for index in (self.index, self.doubtful):
-            rows = index.find(names[wanted])
-            there = rows != NOWHERE
-            if there.any():
-                found.append(Place(index, rows[there], wanted[there]))
-            wanted = wanted[~there]
+        wanted = _take(self.index, names, np.arange(len(names)), found)
+        if len(wanted):
+            wanted = _take(self.doubtful, names, wanted, found)
         return found, len(wanted)
 
     # ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -323,15 +326,23 @@ class Vault:
         if self._known is not None and built == self._built:
             return
         self._built = built
-        parts = list(self._parts.values())
-        self._known = ChunkIndex(parts, without=every - good)
-        bad = every - good
-        self._doubtful = ChunkIndex(parts, without=every - bad) if bad & self._all_packs() else ChunkIndex()
+        self._known = ChunkIndex(self._parts.values(), without=every - good)
+        self._doubtful = None if (every - good) & self._all_packs() else ChunkIndex()
 
     def _put_part(self, part: Part) -> str:
         key = f"{self.root}/index/{fresh_bytes(INDEX_NAME_SIZE).hex()}"
         self.store.put(key, self.sealer.seal(part.encode(), key))
         return key
+
+
+def _take(index: ChunkIndex, names: Names, wanted: NDArray[np.int64], found: list[Place]) -> NDArray[np.int64]:
+    """Which of the names wanted this index does not have; of those it has, it says where they lie."""
+    rows = index.find(names[wanted])
+    there = rows != NOWHERE
+    if there.any():
+        found.append(Place(index, rows[there], wanted[there]))
+    left: NDArray[np.int64] = wanted[~there]
+    return left
 
 
 def id_of(key: str) -> bytes:

@@ -20,8 +20,8 @@ from ergosphere.snapshots.store import Store
 from ergosphere.system import fresh_bytes
 
 VAULTS: Final = "vaults/"
-VAULT_VERSION: Final = 2
-FIRST_VERSION: Final = 1  # had no digest and no copy
+VAULT_VERSION: Final = 3
+EARLIER: Final = (1, 2)  # had no digest and no copy; had packs without bases
 SALT_SIZE: Final = 16  # bytes
 COPIES: Final = ("head.copy", "head")  # in the order they are written
 SALT: Final = re.compile(r"[0-9a-f]{32}")
@@ -135,8 +135,9 @@ def _make(store: Store, project: str, key: bytes | None) -> VaultHead:
 def _parse(content: bytes, place: str, project: str) -> VaultHead:
     root = place.rpartition("/")[0]
     which = _name(root, project) if place.endswith("/head") else f"the copy of {_name(root, project)}"
-    if _version(content) == FIRST_VERSION:
-        raise Refused(f"{which} has version 1, which this program does not read any more", "begin a new store")
+    version = _version(content)
+    if version in EARLIER:
+        raise Refused(f"{which} has version {version}, which this program does not read any more", "begin a new store")
     try:
         head = from_plain(VaultHead, unseal(content, "vault", VAULT_VERSION, which))
     except BadDocument as error:
