@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from tests.snapshots import vaultkit
 from tests.snapshots.vaultkit import Cell, fresh, put
 
-from ergosphere.snapshots import collect, fsck
+from ergosphere.snapshots import collect, fsck, shelf
+from ergosphere.snapshots.archive import export, import_archive
 from ergosphere.snapshots.bases import HELD_SIZE, with_bases
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, names_of, part_of
 from ergosphere.snapshots.digests import digest_bytes
@@ -26,7 +28,9 @@ from ergosphere.snapshots.packs import DELTA, RAW, ZSTD, Base, ChunkReader, Pack
 from ergosphere.snapshots.pages import PAGE
 from ergosphere.snapshots.putting import Stream
 from ergosphere.snapshots.recipes import Recipe
+from ergosphere.snapshots.records import load
 from ergosphere.snapshots.remote import CellSources, put_cell
+from ergosphere.snapshots.repacking import copy_chunks
 from ergosphere.snapshots.runs import Run
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault
@@ -121,8 +125,11 @@ def test_whatever_is_edited_comes_out_as_it_was_put(versions: list[list[tuple[fl
 
 
 def cell(root: Path, seed: int, addresses: int) -> Cell:
-    made = Cell(root)
+    """Nothing in it but its memory resembles what another one has."""
+    made, dice = Cell(root), random.Random(addresses)
     made.image(0, [(0x7F0000000000, heap(seed, 100 * PAGE, addresses))])
+    for path in (root / "work/model.bin", root / "rank0.out", made.images / "rank0/core-7.img"):
+        path.write_bytes(dice.randbytes(2000))
     return made
 
 
@@ -174,6 +181,7 @@ def test_a_base_outlives_the_snapshot_it_came_with(tmp_path: Path) -> None:
     vaultkit.forget(store, "f1")
     for _ in range(4):
         collect.execute(vault, collect.plan(vault, AT_ONCE))
+        assert deltas(vault) > 2 and not collect.plan(vault, AT_ONCE).spare
     assert image_of(fresh(store), "f2") == (second.images / "rank0/pages-1.img").read_bytes()
     vaultkit.forget(store, "f2")
     for _ in range(4):
@@ -193,6 +201,39 @@ def test_a_base_in_a_doomed_pack_is_spared_for_deltas_that_lie_elsewhere(tmp_pat
     assert set(planned.spare) == bases
     collect.execute(vault, planned)
     assert not vault.doomed() & bases
+
+
+def test_a_fork_has_the_base_that_a_sweep_dooms_under_it(tmp_path: Path) -> None:
+    store = MemoryStore()
+    vault, _, second = two(tmp_path, store)
+    doomed = packs_of(vault, ZSTD) - packs_of(vault, DELTA)
+    for pack in doomed:
+        store.put(vault.doomed_key(pack), b"")
+    manifest = load(store, "f2")
+    shelf.fork(fresh(store), manifest, replace(manifest, id="f3"))
+    for pack in doomed:
+        store.delete(vault.pack_key(pack))
+    assert image_of(fresh(store), "f3") == (second.images / "rank0/pages-1.img").read_bytes()
+    assert deltas(fresh(store)) > 2
+
+
+def test_deltas_are_copied_as_they_are_and_an_export_needs_no_bases(tmp_path: Path) -> None:
+    store = MemoryStore()
+    vault, _, second = two(tmp_path, store)
+    rows, sizes = np.flatnonzero(vault.index.rows["kind"] == DELTA), vault.pack_sizes()
+    held = packs_of(vault, DELTA)
+    assert copy_chunks(vault, vault.index, np.arange(len(vault.index))) < 1.1 * sum(sizes.values())
+    for pack in held:
+        store.delete(vault.pack_key(pack))
+    other = fresh(store)
+    assert deltas(other) >= len(rows)
+    image = (second.images / "rank0/pages-1.img").read_bytes()
+    assert image_of(other, "f2") == image
+    export(other, load(store, "f2"), tmp_path / "f2.ergo", None)
+    here = fresh(MemoryStore(), ring=vaultkit.OTHER_RING)
+    import_archive(tmp_path / "f2.ergo", None, here, lambda manifest: manifest)
+    assert image_of(here, "f2") == image
+    assert not deltas(here)
 
 
 def test_a_writer_stores_again_the_base_that_a_sweep_dooms_under_it(tmp_path: Path) -> None:

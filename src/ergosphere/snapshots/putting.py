@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from ergosphere.snapshots.basing import Asker, Basing, Place
 from ergosphere.snapshots.chunk_index import NOWHERE, Names, names_of, unique
 from ergosphere.snapshots.chunking import cut
 from ergosphere.snapshots.errors import Damaged, Stopped
+from ergosphere.snapshots.packing import Packs
 from ergosphere.snapshots.packs import PACK_SIZE, PackBuilder, Rows
 from ergosphere.snapshots.pages import region_starts
 from ergosphere.snapshots.pipeline import Ahead, Buffers, computing
@@ -218,7 +218,7 @@ class _Put:
             reads = (partial(self._read, number, window, buffers) for number, window in enumerate(windows))
             ahead = Ahead(readers, reads, cooks + 1)
             builders = [PackBuilder(self._vault.sealer) for _ in range(2 * cooks + WRITES)]
-            packs = _Packs(self.store_pack, writers, builders)
+            packs = Packs(self.store_pack, writers, builders)
             try:
                 for future in [pool.submit(self._cook, ahead, buffers, packs, cooked) for _ in range(cooks)]:
                     future.result()
@@ -228,7 +228,7 @@ class _Put:
                 ahead.drop()
         return [each for each in cooked if each is not None]
 
-    def _cook(self, ahead: Ahead[_Read], buffers: Buffers, packs: _Packs, cooked: list[Cooked | None]) -> None:
+    def _cook(self, ahead: Ahead[_Read], buffers: Buffers, packs: Packs, cooked: list[Cooked | None]) -> None:
         """One thread: cuts and names what was read, and fills packs."""
         cook = _Cook(self, self._vault.naming, packs)
         try:
@@ -319,40 +319,10 @@ class _Put:
             raise Stopped("the upload was called off", "it goes on where it stopped when it is asked for again")
 
 
-class _Packs:
-    """Packs that are being filled and those on their way to the store: as many as there is room for."""
-
-    def __init__(self, store: Callable[[PackBuilder], None], pool: Executor, builders: Iterable[PackBuilder]) -> None:
-        self._store = store
-        self._pool = pool
-        self._sent: list[Future[None]] = []
-        self._free: SimpleQueue[PackBuilder] = SimpleQueue()
-        for builder in builders:
-            self._free.put(builder)
-
-    def take(self) -> PackBuilder:
-        """An empty one, as soon as there is one."""
-        return self._free.get()
-
-    def send(self, builder: PackBuilder) -> None:
-        self._sent.append(self._pool.submit(self._send, builder))
-
-    def finish(self) -> None:
-        """All are in the store. Errors: as the store's put."""
-        for sent in self._sent:
-            sent.result()
-
-    def _send(self, builder: PackBuilder) -> None:
-        try:
-            self._store(builder)
-        finally:
-            self._free.put(builder)
-
-
 class _Cook:
     """One thread's names, and the pack that it fills."""
 
-    def __init__(self, put: _Put, naming: bytes, packs: _Packs) -> None:
+    def __init__(self, put: _Put, naming: bytes, packs: Packs) -> None:
         self._put = put
         self._naming = naming
         self._packs = packs
