@@ -128,7 +128,8 @@ def cell(root: Path, seed: int, addresses: int) -> Cell:
     """Nothing in it but its memory resembles what another one has."""
     made, dice = Cell(root), random.Random(addresses)
     made.image(0, [(0x7F0000000000, heap(seed, 100 * PAGE, addresses))])
-    for path in (root / "work/model.bin", root / "rank0.out", made.images / "rank0/core-7.img"):
+    images = made.images / "rank0"
+    for path in (root / "work/model.bin", root / "rank0.out", images / "core-7.img", images / "pagemap-7.img"):
         path.write_bytes(dice.randbytes(2000))
     return made
 
