@@ -51,6 +51,7 @@ class Motion:
     projects: tuple[ProjectView, ...] = PROJECTS
     decisions: list[tuple[float, Decision]] = field(default_factory=list)
     count: int = 0
+    stirred: bool = True  # since the last turn something has happened that may change a decision
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
@@ -63,6 +64,7 @@ class Motion:
             self.put_node(NodeView(NodeId(f"n{index}"), self.dice.choice([2, 4, 4, 8]), type=kind, **place))
 
     def put_node(self, node: NodeView) -> None:
+        self.stirred = True
         self.nodes[node.id] = node
         self.board.put_node(node)
 
@@ -71,7 +73,7 @@ class Motion:
             self.jobs.pop(job.id, None)
         else:
             self.jobs[job.id] = job
-        self.board.put_job(job)
+        self.stirred |= self.board.put_job(job)
 
     def view(self) -> View:
         jobs = (replace(job, room=self.board.promises.rooms.get(job.id, ())) for job in self.jobs.values())
@@ -84,7 +86,7 @@ class Motion:
             self.put_job(self._ordered(self.jobs[decision.job], decision))
         self.board.promise(plan.rooms)
         self.now_s += turn_s
-        self.board.advance(self.now_s)
+        self.stirred = self.board.advance(self.now_s)
         for job in list(self.jobs.values()):
             if self.dice.random() < patience:
                 self._answer(job)

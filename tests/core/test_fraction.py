@@ -55,6 +55,13 @@ def test_a_premium_job_can_stand_still_for_three_minutes_of_an_hour() -> None:
     assert fraction.slack(account, 0.95, T0 + 2000) == pytest.approx(80 * 8)
 
 
+def test_nothing_is_spent_before_the_grace_is_over() -> None:
+    """Or whoever asks at that moment, to see that it is not so, asks again at once, and so on for the whole grace."""
+    account = fraction.opened(T0 + 2_740, 1, grace_s=60.0)  # 800 s of the hour are left of which it may miss 240
+    for now_s in (T0 + 2_740, T0 + 2_770):
+        assert fraction.spent_s(account, 0.7, now_s, margin_s=240.0) == pytest.approx(T0 + 2_800)
+
+
 def test_what_the_owner_pauses_and_what_waits_for_others_does_not_count() -> None:
     account = fraction.opened(T0, 2)
     account, _ = fraction.changed(account, T0 + 600, counts=False)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ergosphere.core import copying
 from ergosphere.core.model import Account, Cause, Tier
 
 HOUR_S: Final = 3600.0  # a window
@@ -70,7 +71,7 @@ def changed(
     """What was true until now is written down; from now on `rate` devices compute; more do not because of `cause`."""
     account, windows = advanced(account, now_s)
     return (
-        replace(
+        copying.changed(
             account,
             rate=account.rate if rate is None else rate,
             counts=account.counts if counts is None else counts,
@@ -120,14 +121,15 @@ def slack(account: Account, promise: float, now_s: float) -> float:
 
     slack(t) = delivered − promise × entitled so far + (1 − promise) × what the rest of the window will entitle to.
     """
-    if now_s >= account.window_s + HOUR_S:
-        account, _ = advanced(account, now_s)
-    delivered, entitled = account.delivered, account.entitled
-    if account.counts and now_s > account.at_s:  # as `_run` says, without a new account
-        span_s = now_s - account.at_s
+    window_s, since_s, delivered, entitled = account.window_s, account.at_s, account.delivered, account.entitled
+    if now_s >= window_s + HOUR_S:  # as `advanced` says, without a new account
+        window_s = since_s = window_of(now_s)
+        delivered = entitled = 0.0
+    if account.counts and now_s > since_s:
+        span_s = now_s - since_s
         delivered += min(account.rate, account.devices) * span_s
         entitled += account.devices * span_s
-    rest = account.devices * max(0.0, account.window_s + HOUR_S - max(now_s, account.at_s))
+    rest = account.devices * max(0.0, window_s + HOUR_S - max(now_s, since_s))
     return delivered - promise * entitled + (1.0 - promise) * rest
 
 
@@ -137,21 +139,21 @@ def spent_s(account: Account, promise: float, now_s: float, margin_s: float = 0.
     A deficit of an hour that is over cannot be paid any more, so a new hour begins with the whole slack: after the
     present hour that is the earliest moment in the next.
     """
-    account, _ = advanced(account, now_s)
     left_s = slack(account, promise, now_s) / account.devices - margin_s
-    end_s = account.window_s + HOUR_S
-    if now_s + max(0.0, left_s) < end_s:
-        return now_s + max(0.0, left_s)
+    end_s = max(account.window_s, window_of(now_s)) + HOUR_S
+    begins_s = max(now_s, account.at_s)  # nothing is owed, and so nothing spent, before its grace is over
+    if begins_s + max(0.0, left_s) < end_s:
+        return begins_s + max(0.0, left_s)
     return end_s + max(0.0, (1.0 - promise) * HOUR_S - margin_s)
 
 
 def _run(account: Account, span_s: float, until_s: float) -> Account:
     """`span_s` seconds pass as things stand, within one window."""
     if not account.counts:
-        return replace(account, at_s=until_s)
+        return copying.changed(account, at_s=until_s)
     owed = account.devices * span_s
     given = min(account.rate, account.devices) * span_s
-    return replace(
+    return copying.changed(
         account,
         at_s=until_s,
         delivered=account.delivered + given,
@@ -172,7 +174,7 @@ def _and_lost(lost: tuple[tuple[Cause, float], ...], cause: Cause, missed: float
 
 def _close(account: Account, hours: int = 1) -> tuple[Account, tuple[Window, ...]]:
     window = Window(account.window_s, account.delivered, account.entitled, account.devices, hours, account.lost)
-    fresh = replace(account, window_s=account.window_s + hours * HOUR_S, delivered=0.0, entitled=0.0, lost=())
+    fresh = copying.changed(account, window_s=account.window_s + hours * HOUR_S, delivered=0.0, entitled=0.0, lost=())
     return fresh, (window,) if account.entitled > 0 else ()
 
 

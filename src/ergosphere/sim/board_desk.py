@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from ergosphere.core import fraction
+from ergosphere.core.copying import changed
 from ergosphere.core.model import (
     HOLDS_SEATS,
     Account,
@@ -20,6 +21,7 @@ from ergosphere.core.model import (
 )
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.decide import decide
+from ergosphere.core.policy.entry import COMING
 from ergosphere.core.policy.flaky import flaky_until_s
 from ergosphere.core.policy.rules import Rules
 from ergosphere.sim.costs import Costs
@@ -63,7 +65,7 @@ class BoardDesk:
         self._feed(world)
         return self.board
 
-    def stirs(self, world: World) -> bool:
+    def stirs(self, world: World, *, alarm: bool) -> bool:
         self._feed(world)
         return self._stirred
 
@@ -89,6 +91,8 @@ class BoardDesk:
     def _feed(self, world: World) -> None:
         now_s = world.now_s
         self._stirred |= self.board.advance(now_s)
+        if not (world.touched or world.places_touched):
+            return
         for place in world.places_touched.values():
             self.board.put_node(node_view(place, now_s))
         for key, life in world.touched.items():
@@ -96,7 +100,8 @@ class BoardDesk:
                 self._end(key, now_s)
                 continue
             before = self.board.job(JobId(key))
-            self.board.put_job(self._opened(life, world) if before is None else self._moved(before, life, world))
+            told = self.board.put_job(self._opened(life, world) if before is None else self._moved(before, life, world))
+            self._stirred |= told and before is not None and before.phase in COMING
         world.places_touched.clear()
         world.touched.clear()
 
@@ -132,10 +137,11 @@ class BoardDesk:
             deadline_s=work.deadline_s,
             service=work.service,
             wanted=life.wanted,
-            account=replace(account, counts=not life.blocked and life.wanted),
+            account=account if life.wanted and not life.blocked else replace(account, counts=False),
         )
         told = world.told.get(work.id, {})
-        view = replace(view, **{name: value for name, value in told.items() if name != "running_since_s"})
+        if told:
+            view = replace(view, **{name: value for name, value in told.items() if name != "running_since_s"})
         # It may have come up in the very instant in which it came: orders that cost nothing are carried out at once.
         moved = view if life.phase is Phase.WAITING and not told else self._moved(view, life, world)
         began_s = told.get("running_since_s") if moved.phase is Phase.RUNNING else None
@@ -147,7 +153,7 @@ class BoardDesk:
         running = phase is Phase.RUNNING
         came_up = running and before.phase is not Phase.RUNNING and before.phase is not Phase.RESIZING
         freezing = phase is Phase.FREEZING
-        return replace(
+        return changed(
             before,
             phase=phase,
             cells=life.cells,

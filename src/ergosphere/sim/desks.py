@@ -45,5 +45,5 @@ class RivalDesk:
         assert self._scene is not None
         return self.rival.alarm_s(self._scene)
 
-    def stirs(self, world: World) -> bool:
-        return True
+    def stirs(self, world: World, *, alarm: bool) -> bool:
+        return alarm

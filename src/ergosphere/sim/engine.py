@@ -49,8 +49,8 @@ class Desk(Protocol):
 
     def alarm_s(self) -> float: ...
 
-    def stirs(self, world: World) -> bool:
-        """Whether time alone, which has come to an alarm, may have changed what is to be done."""
+    def stirs(self, world: World, *, alarm: bool) -> bool:
+        """Whether what is no news may change what is to be done: somebody came up, or time has come to an alarm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +179,9 @@ def _run(scenario: Scenario, loop: _Loop, told: Callable[[float], None] | None) 
             break
         idle = 0 if due_s <= at_s else idle + 1
         world.advance(at_s)
-        if not (world.news or (at_s >= alarm_s and loop.desk.stirs(world))):
+        if not (world.news or loop.desk.stirs(world, alarm=at_s >= alarm_s)):
             loop.record.note(world)
-            continue  # somebody came up: nothing is free by that, and what it allows later an alarm tells
+            continue
         world.news = False
         turns += _settle(scenario, loop)
         if told is not None and turns % 256 == 0:

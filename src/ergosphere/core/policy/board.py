@@ -8,7 +8,6 @@ same contents answer alike, however they came to them: a property test compares 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from heapq import heappop, heappush
 from typing import Final
 
 from ergosphere.core.fraction import NEVER_S
@@ -27,8 +26,10 @@ from ergosphere.core.model import (
     View,
 )
 from ergosphere.core.policy import quota, standing
-from ergosphere.core.policy.borrowing import Borrowing
+from ergosphere.core.policy.alarms import Alarms, next_look_s
+from ergosphere.core.policy.borrowing import Borrowing, standing_now
 from ergosphere.core.policy.entry import (
+    COMING,
     SEATLESS,
     Entry,
     Key,
@@ -37,7 +38,7 @@ from ergosphere.core.policy.entry import (
     is_special,
     kept_masks,
     masks_of,
-    rouses_s,
+    shape_again,
 )
 from ergosphere.core.policy.layers import Group, Layer, Node, PoolKey
 from ergosphere.core.policy.leavers import Leavers
@@ -48,8 +49,8 @@ from ergosphere.core.policy.quota import Tree
 from ergosphere.core.policy.reach import Reach
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.seats import takes_jobs
-from ergosphere.core.policy.shape import Shape, shape_of
-from ergosphere.core.policy.stirring import Others, Span, footing, stirs
+from ergosphere.core.policy.shape import Shape
+from ergosphere.core.policy.stirring import Footing, Others, Span, comes_up, stirs
 
 TICK_S: Final = 0.001  # the least step between two looks at the same job
 
@@ -75,8 +76,7 @@ class Board:
         self.usable = 0  # devices that may be given to somebody
         self.holdable: dict[tuple[Shape, tuple[int, ...]], bool] = {}  # see `asking`; until nodes change
         self._closed: set[NodeId] = set()  # nodes that take no jobs, or are gone; some may sit there still
-        self._alarms: list[tuple[float, str, str]] = []
-        self._alarm_of: dict[JobId, float] = {}  # the one alarm of each job that counts
+        self._alarms = Alarms()
         self._groups: dict[Shape, list[Group]] = {}
         self._pool_keys: set[PoolKey] = set()  # of all nodes that ever were
 
@@ -145,7 +145,7 @@ class Board:
         self.usable += node.full.bit_count()
         (self._closed.discard if node.full else self._closed.add)(view.id)
         if pool[0]:
-            heappush(self._alarms, (view.flaky_until_s, "node", view.id))
+            self._alarms.look_at_node(view.id, view.flaky_until_s)
         node.recount()
         node.promised = self.promises.mask(view.id)
         self.touch(node)
@@ -161,26 +161,28 @@ class Board:
             self._closed.add(node_id)
             del self.nodes[node_id]
 
-    def put_job(self, view: JobView) -> None:
-        """A job that is new or has changed; one that has ended is dropped."""
-        entry = self.entries.get(view.id)
-        if entry is not None and entry.view == view:
-            return
+    def put_job(self, view: JobView) -> bool:
+        """A job that is new or has changed; one that has ended is dropped. False: no decision changes by that."""
+        before = self.entries.get(view.id)
+        if before is not None and before.view == view:
+            return False
         if view.phase in ENDED:
             self.drop_job(view.id)
-            return
-        if entry is not None:
-            self._take_off(entry)
+            return True
+        if before is not None:
+            self._take_off(before)
         masks = masks_of((*view.seats, *view.going_to)) if view.phase in HOLDS_SEATS else {}
-        entry = self.entries[view.id] = Entry(view, self._shape(view, entry), masks)
+        entry = self.entries[view.id] = Entry(view, shape_again(view, before), masks)
         self._put_on(entry)
+        came_up = view.phase is Phase.RUNNING and before is not None and before.view.phase in COMING
+        return not came_up or comes_up(entry, self.now_s, self._others())
 
     def drop_job(self, job_id: JobId) -> None:
         entry = self.entries.pop(job_id, None)
         if entry is not None:
             self._take_off(entry)
             self._forget_promise(job_id)
-            self._alarm_of.pop(job_id, None)
+            self._alarms.forget_job(job_id)
 
     def promise(self, rooms: Mapping[JobId, Placement]) -> None:
         """The rooms of the last plan, whole: seats that stay held for jobs until those sit there."""
@@ -194,25 +196,22 @@ class Board:
         """Time passes: whose standing has changed by it is found at once. Whether that may change a decision."""
         self.now_s = now_s
         stirred = False
-        others = Others(self.entries, self.occupants, self.lines, self.leavers, self.rules, self.tree.kept)
-        while self._alarms and self._alarms[0][0] <= now_s:
-            at_s, kind, name = heappop(self._alarms)
-            if kind == "node" and name in self.nodes:
+        for at_s, kind, name in self._alarms.due(now_s):
+            if kind == "job":
+                entry = self.entries[JobId(name)]
+                before = Footing.of(entry, self.lines)
+                self._look_again(entry)
+                stirred |= stirs(entry, before, Span(at_s, now_s), self._others())
+            elif name in self.nodes:
                 self.put_node(self.nodes[NodeId(name)].view)
                 stirred = True
-            elif kind == "job" and self._alarm_of.get(JobId(name)) == at_s:
-                del self._alarm_of[JobId(name)]
-                entry = self.entries[JobId(name)]
-                before = footing(entry, self.lines)
-                self._line_again(entry)
-                stirred |= stirs(entry, before, Span(at_s, now_s), others)
         return stirred
 
     def alarm_s(self) -> float:
         """When time alone may change a decision next; inf if nobody waits and nobody is to be grown."""
         if self.lines.is_empty() and not self.leavers.shrunk:
             return NEVER_S
-        return self._alarms[0][0] if self._alarms else NEVER_S
+        return self._alarms.first_s()
 
     # ---- what is known
 
@@ -251,17 +250,7 @@ class Board:
         return (urgency, training, self.tree.share(view.project), deadline_s(view), view.submitted_s, view.id)
 
     def standing_of(self, entry: Entry) -> int:
-        """As it is now: whoever waits counts as borrowing once what its project may use is used up."""
-        if entry.devices:
-            return standing.BORROWED if entry.borrowed else entry.standing
-        view, tree = entry.view, self.tree
-        if not tree.kept or tree.within(view.project, view.tier, view.ranks):
-            return entry.standing
-        # Outside of every guarantee they take turns with each other, unless guaranteed work waits or would yield.
-        if tree.unmet or tree.guardian(view.project) is not None or any(self.leavers.guarded[entry.standing + 1 : -1]):
-            return standing.BORROWED
-        has_turns = tree.has_turns(view.project, view.tier, view.ranks)
-        return entry.standing if has_turns else standing.BORROWED
+        return standing_now(entry, self.tree, self.leavers)
 
     def is_promised(self, job_id: JobId) -> bool:
         """Its devices are promised to it: it is neither basic nor borrowed."""
@@ -283,11 +272,10 @@ class Board:
         held = (mask for name in self._closed for mask, _ in self.occupants.get(name, {}).values())
         return self.usable + sum(mask.bit_count() for mask in held)
 
-    # ---- putting on and taking off
+    def _others(self) -> Others:
+        return Others(self.entries, self.nodes, self.now, self.lines, self.leavers, self.rules, self.tree.kept)
 
-    def _shape(self, view: JobView, before: Entry | None) -> Shape:
-        fresh = shape_of(view)
-        return before.shape if before is not None and before.shape == fresh else fresh
+    # ---- putting on and taking off
 
     def _put_on(self, entry: Entry) -> None:
         self._sit(entry)
@@ -298,13 +286,11 @@ class Board:
         """Its standing, its line, and when to look at it again."""
         self._list(entry)
         self.lines.add(entry, self.now_s, self.rules, single=self._is_single(entry))
-        view = entry.view
-        self._set_alarm(view.id, max(min(entry.changes_s, rouses_s(view, self.now_s, self.rules)), self.now_s + TICK_S))
+        self._look_later(entry)
 
-    def _set_alarm(self, job_id: JobId, at_s: float) -> None:
-        if at_s < self._alarm_of.get(job_id, NEVER_S):
-            self._alarm_of[job_id] = at_s
-            heappush(self._alarms, (at_s, "job", job_id))
+    def _look_later(self, entry: Entry) -> None:
+        at_s = max(next_look_s(entry, self.now_s, self.rules), self.now_s + TICK_S)
+        self._alarms.look_at_job(entry.view.id, at_s)
 
     def _take_off(self, entry: Entry) -> None:
         for name in entry.masks:
@@ -334,12 +320,17 @@ class Board:
     def _list(self, entry: Entry) -> None:
         """Its standing; and if it could be frozen, its place among those who could leave."""
         view = entry.view
-        judge = standing.of_waiting if view.phase in SEATLESS else standing.of_running
-        entry.standing, entry.changes_s = judge(view, self.now_s, self.rules)
+        entry.standing, entry.changes_s = self._judged(view)
+        entry.listed_s = self.now_s
         if view.phase is Phase.RUNNING and view.not_before_s <= self.now_s:
             self.leavers.add_size(entry)
         if entry.devices and view.phase is Phase.RUNNING and view.freezable and view.not_before_s <= self.now_s:
             self.leavers.add(entry, guarded=self._is_guarded(entry))
+
+    def _judged(self, view: JobView) -> tuple[int, float]:
+        """Its standing, and when time alone changes that."""
+        judge = standing.of_waiting if view.phase in SEATLESS else standing.of_running
+        return judge(view, self.now_s, self.rules)
 
     def _unlist(self, entry: Entry) -> None:
         self.leavers.drop(entry, guarded=self._is_guarded(entry))
@@ -351,11 +342,8 @@ class Board:
         """Whether it has to be looked at by itself, and not as one of many that ask for the same."""
         if entry.view.id in self.promises.rooms or is_special(entry, self.now_s, self.rules):
             return True
-        return entry.view.phase is Phase.RUNNING and self._must_leave(entry)
-
-    def _must_leave(self, entry: Entry) -> bool:
-        """It sits on a node that is being emptied."""
-        return any(name in self.nodes and is_emptied(self.nodes[name].view) for name in entry.masks)
+        emptied = (name in self.nodes and is_emptied(self.nodes[name].view) for name in entry.masks)
+        return entry.view.phase is Phase.RUNNING and any(emptied)
 
     # ---- nodes and promises
 
@@ -382,6 +370,18 @@ class Board:
             self._repromise(self.promises.drop(job_id))
             if job_id in self.entries:
                 self._line_again(self.entries[job_id])
+
+    def _look_again(self, entry: Entry) -> None:
+        """Time has passed. Mostly it stands as it did, and has to be looked at later once more."""
+        view = entry.view
+        single = self._is_single(entry)
+        stands, changes_s = self._judged(view)
+        as_it_was = (stands, single) == (entry.standing, view.id in self.lines.singles)
+        if as_it_was and view.not_before_s <= entry.listed_s:  # its back-off was over already
+            entry.changes_s = changes_s
+            self._look_later(entry)
+        else:
+            self._line_again(entry)
 
     def _line_again(self, entry: Entry) -> None:
         """How it stands may have changed, not where it sits."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ergosphere.core.model import JobId
 from ergosphere.core.policy import standing
 from ergosphere.core.policy.entry import Entry
+from ergosphere.core.policy.leavers import Leavers
 from ergosphere.core.policy.quota import Tree
 from ergosphere.core.policy.rules import strength
 
@@ -55,3 +56,17 @@ class Borrowing:
                 self._lent.add(pool)
             if borrowed != entry.borrowed:
                 yield entry
+
+
+def standing_now(entry: Entry, tree: Tree, leavers: Leavers) -> int:
+    """Whoever waits counts as borrowing once what its project may use is used up."""
+    if entry.devices:
+        return standing.BORROWED if entry.borrowed else entry.standing
+    view = entry.view
+    if not tree.kept or tree.within(view.project, view.tier, view.ranks):
+        return entry.standing
+    # Outside of every guarantee they take turns with each other, unless guaranteed work waits or would yield.
+    if tree.unmet or tree.guardian(view.project) is not None or any(leavers.guarded[entry.standing + 1 : -1]):
+        return standing.BORROWED
+    has_turns = tree.has_turns(view.project, view.tier, view.ranks)
+    return entry.standing if has_turns else standing.BORROWED

@@ -35,8 +35,10 @@ def could_be_had(turn: Turn, entry: Entry) -> bool:
     """Whether its room might be found if all left for it that ever would: False is certain. Who has a wish or
     a room is tried anyhow."""
     board, job = turn.board, entry.view
-    if entry.gang is None or not turn.failed:  # nobody was refused yet: most likely there is room
+    if entry.gang is None:
         return True
+    if not turn.failed and board.now.refresh().total >= entry.shape.ranks // entry.shape.shares[-1]:
+        return True  # nobody was refused yet: most likely there is room
     urgency = board.standing_of(entry)
     leave_from = urgency if has_claim(turn, entry) else urgency + 1
     layer = board.reach.layer((leave_from, standing.FIRST_OF[job.tier]))

@@ -10,7 +10,7 @@ from ergosphere.core.policy import reasons
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.packing import find
-from ergosphere.core.policy.shape import Shape, larger, largest
+from ergosphere.core.policy.shape import Shape, larger, largest, needs_one_node
 from ergosphere.core.policy.turn import Turn
 
 SMALL_MAX: Final = 32  # nodes with too little memory that are passed over in the search for one with enough
@@ -32,11 +32,26 @@ def seats_elsewhere(turn: Turn, entry: Entry, *, breaking: bool = True) -> Place
         more = number - entry.devices
         if more > 0 and board.tree.blocked(job.project, job.tier, more):
             continue
+        if not _may_fit(board, entry, number, breaking):
+            continue
         found = _with_memory(turn, entry, entry.shape.ranks // number, breaking)
         if isinstance(found, tuple):
             return found
         refusal = refusal or found
     return refusal or reasons.resize_no_room(job, board.now.refresh().total)
+
+
+def _may_fit(board: Board, entry: Entry, number: int, breaking: bool) -> bool:
+    """Whether so many devices may be free for it, its own counted: False is certain."""
+    if breaking and board.promises.on:
+        return True
+    layer, own = board.now.refresh(), entry.devices
+    if layer.total + own < number:
+        return False
+    if not needs_one_node(entry.shape):
+        return True
+    here = max((layer.counts.get(name, 0) for name in entry.masks), default=0) + own
+    return here >= number or any(pool.nodes.times(number, 1) for pool in layer.pools.values())
 
 
 def _with_memory(turn: Turn, entry: Entry, share: int, breaking: bool) -> Placement | Reason | None:

@@ -8,9 +8,10 @@ from typing import Final
 from ergosphere.core.fraction import NEVER_S
 from ergosphere.core.model import JobId, JobView, NodeId, NodeView, Phase, Placement, Tier, Why
 from ergosphere.core.policy.rules import Rules
-from ergosphere.core.policy.shape import Shape, largest
+from ergosphere.core.policy.shape import Shape, asks_alike, largest, shape_of
 
 LEAVING: Final = frozenset({Phase.FREEZING, Phase.CLEARING, Phase.ENDING})
+COMING: Final = frozenset({Phase.STARTING, Phase.THAWING})
 SEATLESS: Final = frozenset({Phase.WAITING, Phase.FROZEN})
 MOVES: Final = frozenset({Why.MOVE, Why.DRAIN, Why.RESIZE})
 
@@ -27,6 +28,7 @@ class Entry:
         "devices",
         "gang",
         "listed",
+        "listed_s",
         "masks",
         "place",
         "seen",
@@ -49,6 +51,7 @@ class Entry:
         self.place: Place | None = None  # there
         self.seen = -1  # versions of its nodes, added up, when it last could not grow there
         self.listed: tuple[int, float, int] | None = None  # as a leaver: standing, price, devices to spare
+        self.listed_s = -NEVER_S  # when it was last put where its standing belongs
         self.smaller: dict[int, Smaller | None] = {}  # on so many of its own devices, as far as somebody has asked
         self.spared: Masks | None = None  # devices that it leaves in one of these ways; see `shrinking`
 
@@ -56,6 +59,14 @@ class Entry:
 GangKey = tuple[Shape, str, Tier]
 Smaller = tuple[Placement, Masks]  # a placement, and the devices that it leaves
 Place = tuple[int, bool, float, float, JobId]  # in its line: standing, services first, deadline, submission, id
+
+
+def shape_again(view: JobView, before: Entry | None) -> Shape:
+    """Its shape; the very one that it had before if it asks for the same."""
+    if before is not None and asks_alike(view, before.view):
+        return before.shape
+    fresh = shape_of(view)
+    return before.shape if before is not None and before.shape == fresh else fresh
 
 
 def masks_of(placement: Placement) -> Masks:

@@ -48,7 +48,10 @@ def needs(job: JobView) -> str:
 
 def places(placement: Placement) -> str:
     """The nodes of a placement with their number of devices."""
-    devices = Counter(seat.node for seat in set(placement))
+    devices = Counter([seat.node for seat in set(placement)])
+    if len(devices) == 1:
+        ((node, many),) = devices.items()
+        return f"{node} ({counted(many, 'device')})"
     return listed(f"{node} ({counted(many, 'device')})" for node, many in sorted(devices.items()))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
+from typing import Final
 
 from ergosphere.core.elastic import sizes
 from ergosphere.core.model import JobView, NodeId, Together
@@ -46,6 +48,17 @@ def shape_of(job: JobView) -> Shape:
         shares_of(job.ranks, _least(job), job.devices_asked or job.ranks),
         frozenset(node for node, _ in job.unfit) if cells else frozenset(),
     )
+
+
+_ASKED: Final = attrgetter(
+    *("ranks", "cells", "speeds", "device_bytes", "regions", "data_region", "together", "min_devices"),
+    *("shareable", "devices_asked", "unfit"),
+)  # what `shape_of` looks at
+
+
+def asks_alike(job: JobView, other: JobView) -> bool:
+    """Certainly of one shape; False: they may be all the same."""
+    return bool(_ASKED(job) == _ASKED(other))
 
 
 def _least(job: JobView) -> int:

@@ -10,7 +10,7 @@ from ergosphere.core.model import Decision, JobId, JobView, NodeId, Placement, P
 from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.entry import Entry, GangKey, Masks, masks_of
-from ergosphere.core.policy.layers import Layer
+from ergosphere.core.policy.layers import Layer, Node
 from ergosphere.core.policy.leavers import Leaver
 from ergosphere.core.policy.packing import find, find_on
 from ergosphere.core.policy.seats import keeps_cells
@@ -47,6 +47,7 @@ class Turn:
     _touched: set[NodeId] = field(default_factory=set)
     _used: list[tuple[JobView, int]] = field(default_factory=list)
     _kept: set[JobId] = field(default_factory=set)  # promises that this turn has lifted
+    _broken: dict[tuple[int, int, bool], bool] = field(default_factory=dict)  # see `_would_give_more`
     _claims: dict[JobId, int] = field(default_factory=dict)  # what `_claimed` found
 
     # ---- marks
@@ -219,10 +220,25 @@ class Turn:
         if layer.refresh().total + self.board.promises.devices < entry.shape.ranks // share:
             return None
         found = self.place_as_is(entry, layer, share)
-        if found is not None or not self.board.promises.on:
+        if found is not None or not self.board.promises.on or not self._would_give_more(layer):
             return found
         with self.ignoring_promises() as some:
             return self.place_as_is(entry, layer, share) if some else None
+
+    def _would_give_more(self, layer: Layer) -> bool:
+        """Whether any node could give more if the promises to those behind were broken. Reckoned once between marks."""
+        asked = (self.marks, self.urgency, layer is self.board.now)
+        if asked not in self._broken:
+            nodes = (self.board.nodes.get(name) for name in self.board.promises.on)
+            self._broken[asked] = any(node is not None and self._more_without(node, layer) for node in nodes)
+        return self._broken[asked]
+
+    def _more_without(self, node: Node, layer: Layer) -> bool:
+        before, gave = node.promised, layer.mask(node)
+        node.promised = self._firm_on(node.id)
+        more = layer.mask(node) != gave
+        node.promised = before
+        return more
 
     def place_as_is(self, entry: Entry, layer: Layer, share: int) -> Placement | None:
         board, job = self.board, entry.view
