@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.snapshots import vaultkit
@@ -24,7 +25,18 @@ from ergosphere.snapshots.errors import Damaged
 from ergosphere.snapshots.getting import read_stream
 from ergosphere.snapshots.likeness import CHUNKS_MAX, Likeness, features
 from ergosphere.snapshots.memory_store import MemoryStore
-from ergosphere.snapshots.packs import DELTA, RAW, ZSTD, Base, ChunkReader, PackBuilder, make_rows, name_of
+from ergosphere.snapshots.packs import (
+    CHUNK_SIZE_MAX,
+    DELTA,
+    ID_SIZE,
+    RAW,
+    ZSTD,
+    Base,
+    ChunkReader,
+    PackBuilder,
+    make_rows,
+    name_of,
+)
 from ergosphere.snapshots.pages import PAGE
 from ergosphere.snapshots.putting import Stream
 from ergosphere.snapshots.recipes import Recipe
@@ -32,6 +44,7 @@ from ergosphere.snapshots.records import load
 from ergosphere.snapshots.remote import CellSources, put_cell
 from ergosphere.snapshots.repacking import copy_chunks
 from ergosphere.snapshots.runs import Run
+from ergosphere.snapshots.sealing import Sealer
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault
 
@@ -418,3 +431,12 @@ def test_streams_of_one_put_are_each_the_others_base_only_once(tmp_path: Path) -
     bases = vault.index.bases(np.arange(len(vault.index)))
     assert (bases != NOWHERE).any()
     assert (vault.index.rows["kind"][bases[bases != NOWHERE]] != DELTA).all()
+
+
+@pytest.mark.parametrize("kind", [ZSTD, DELTA])
+def test_a_chunk_that_claims_to_be_larger_than_its_row_says_is_not_unpacked(kind: int) -> None:
+    """zstd makes as much as a frame says, whatever limit it is given."""
+    reader = ChunkReader(Sealer(None, bytes(16)), bytes(32), bytes(ID_SIZE))
+    bomb = zstandard.ZstdCompressor().compress(bytes(CHUNK_SIZE_MAX + 1))
+    with pytest.raises(Damaged, match="larger than it may be"):
+        reader.unpack(bytes(32), bomb, 1000, kind, bytes(1000))
