@@ -72,7 +72,8 @@ def at_once(folder: Path, sources: list[Stream]) -> float:
     began_s = time.perf_counter()
     thread = threading.Thread(target=send, args=(bare, sources, Watch(cooked=trail.add)))
     thread.start()
-    arrival = Arrival(open_vault(far(bare), "bench", RING), "f", 0, folder / "arrival")
+    wanted = {stream.digest for stream in sources}
+    arrival = Arrival(open_vault(far(bare), "bench", RING), "f", 0, folder / "arrival", wanted)
     while thread.is_alive():
         if not arrival.advance():
             thread.join(LOOK_S)

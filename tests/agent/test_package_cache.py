@@ -90,11 +90,16 @@ def record_cut(cache):
     (cache / "packages.json").write_text("{")
 
 
+def record_with_a_list(cache):
+    record = json.loads((cache / "packages.json").read_text())
+    (cache / "packages.json").write_text(json.dumps(record | {"packages": list(record["packages"])}))
+
+
 @pytest.mark.parametrize(
     "harm",
     [changed, open_to_the_group, of_another_user, behind_a_link, folder_open_to_all, folder_of_another_user]
     + [folder_before_it_open_to_all, folder_behind_a_link, record_names_another_place, record_of_another_user]
-    + [record_cut],
+    + [record_cut, record_with_a_list],
 )
 def test_what_another_could_have_changed_is_not_used(cache, tmp_path, harm):
     harm(cache)

@@ -79,7 +79,7 @@ def test_named_snapshots_outlive_their_job_and_keep_snapshots_says_how_many_othe
     assert refused.code == 6 and "ergo snapshot fork" in refused.err
     ergo("snapshot", "rm", f"{job}@first", "-y")
     listed = ergo("snapshot", "ls", job)
-    assert "shelf has ended" in listed.out + listed.err and "ergo fetch shelf" in listed.out + listed.err
+    assert "shelf has ended" in listed.out + listed.err and f"ergo fetch {job}" in listed.out + listed.err
     assert "create" not in listed.out + listed.err, "of an ended job there is nothing to take"
     shown = ergo("snapshot", "show", f"{job}@latest")
     assert shown.code == 3 and "has ended" in shown.err and "create" not in shown.err

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.control.conftest import Service, User, wait_for
 from tests.fake_agent import World, line
 
+from ergosphere.control.logs import LogFiles
+
 
 def whole_log(rank: int, lines: int) -> bytes:
     return "".join(line(rank, n) for n in range(1, lines + 1)).encode()
@@ -252,6 +254,17 @@ def test_a_start_that_can_never_work_fails_the_job_with_the_reason(world: World,
     world.start_fails = {"error": "the mount /data does not exist on the node", "lasting": True}
     ended = user.until(user.submit(), "ended")
     assert ended["phase"] == "failed" and "/data" in ended["reason"]
+
+
+def test_last_words_of_an_earlier_life_do_not_explain_that_a_later_one_never_began(own: Service) -> None:
+    user, world = own.user, own.world
+    job = user.submit()
+    user.until(job, "running")
+    world.start_fails = {"error": "the mount /data does not exist on the node", "lasting": True}
+    LogFiles(own.server.home / "server/logs").write(job, "rank0.err", 0, b"RuntimeError: of the life before\n")
+    world.kill_rank(job, 0)
+    assert "/data" in user.until(job, "ended")["reason"]
+    assert user.get(f"/v1/jobs/{job}/explain")["last_words"] is None
 
 
 def test_the_server_is_killed_and_goes_on_where_it_was(own: Service) -> None:

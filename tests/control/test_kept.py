@@ -227,3 +227,13 @@ def test_the_share_of_one_node_is_not_taken_for_that_of_all(running: Ledger) -> 
         costs.foresee(change, job)
         assert (job.freeze_cost_s, job.upload_cost_s, job.thaw_cost_s) == (8.0, 8.0, 8.0)
         assert job.measured == 1, "one freeze, of which each node has told"
+
+
+def test_one_slow_freeze_of_many_nodes_is_one_of_a_few(running: Ledger) -> None:
+    with running.change() as change:
+        job = change.job("j")
+        for number, seconds in enumerate((1.0, 1.0, 1.0, 60.0)):
+            change.now_s += number + 1
+            costs.note(change, job, [Cost(kind="freeze", node=f"n{n}", bytes=1, seconds=seconds) for n in range(8)])
+        costs.foresee(change, job)
+        assert job.freeze_cost_s == 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ergosphere.core.costs import FEW, FIXED_S, UNKNOWN_S, Sample, predict, remote_in_s, thaw_there_s
+from ergosphere.core.costs import FIXED_S, UNKNOWN_S, Sample, predict, remote_in_s, thaw_there_s
 
 samples = st.lists(st.builds(Sample, st.integers(0, 1 << 40), st.floats(0, 1e4)), max_size=10)
 
@@ -31,7 +31,7 @@ def test_one_slow_day_is_outvoted() -> None:
 def test_a_prediction_lies_within_what_its_measurements_say(
     own: list[Sample], node: list[Sample], bytes_now: int | None
 ) -> None:
-    used = own[:FEW] or node[:FEW]
+    used = own or node
     each = [predict([one], [], bytes_now) for one in used] or [UNKNOWN_S]
     assert min(each) <= predict(own, node, bytes_now) <= max(each)
     assert all(one >= 0 for one in each)

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ergosphere.shim.ergo_shim import arena, handing, mates, pages, record, table, together
+from ergosphere.shim.ergo_shim import arena, handing, mates, own_work, pages, record, table, together
 from ergosphere.shim.ergo_shim.proof import Proof
 from ergosphere.shim.ergo_shim.record import Record
 from ergosphere.shim.ergo_shim.sharer import Sharer
@@ -220,6 +220,28 @@ def test_who_waits_for_a_turn_sleeps_until_it_is_given(tmp_path):
     assert first.wait() == second.wait() == 0
     assert float(taken_s) > given_s
     assert 1 <= int(looks) <= 12
+
+
+def test_what_a_flush_has_given_up_on_others_look_after_while_it_waits_for_the_next():
+    attended, seen = [0, 0], []
+
+    class Launched:
+        def __init__(self, number):
+            self.number = number
+
+        def attend(self, more):
+            attended[self.number] += more
+
+        def flush(self):
+            seen.append(list(attended))
+            if self.number == 1:
+                raise RuntimeError("a peer is gone")
+
+    flush = own_work.Flush()
+    flush.works += [Launched(0), Launched(1)]
+    with pytest.raises(RuntimeError, match="a peer is gone"):
+        flush()
+    assert seen == [[1, 1], [0, 1]] and attended == [0, 0]
 
 
 def _stepper(count=6):

@@ -10,6 +10,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.snapshots.test_deltas import deltas, heap
 from tests.snapshots.test_vault_faults import NOW, StaleLists
 from tests.snapshots.vaultkit import forget, fresh, put
 
@@ -56,7 +57,7 @@ def test_whatever_lists_a_sweep_is_given_what_is_kept_is_whole(seed: int, steps:
     for number, step in enumerate([*steps, "put", "sweep", "sweep", "sweep"]):
         if step == "put":
             name = f"f{number}"
-            kept[name] = b"".join(random.Random(dice.randrange(4)).randbytes(30_000) for _ in range(2))
+            kept[name] = random.Random(dice.randrange(4)).randbytes(30_000) + heap(dice.randrange(2), 90_000, number)
             put(fresh(store), name, {"a": kept[name]})
             commit(store, name, one_cell(name))
         elif step == "remove" and kept:
@@ -130,3 +131,46 @@ def test_a_pack_that_was_spared_is_not_deleted_because_a_list_still_calls_it_doo
         vault, collect.CollectPlan((), (), tuple(fresh(store).pack_sizes()), (), (), 0, 0, 0, False, frozenset())
     )
     assert remote.cell_blobs(fresh(store), "f1", 0).get(blob_key(digest_bytes(content))) == content
+
+
+def _delta_and_base() -> tuple[MemoryStore, set[bytes], set[str], bytes]:
+    """f2, kept as deltas of chunks that f1 stored, and f1 forgotten: the store, packs of bases, keys of f2's pack and
+    index, and what f2 holds.
+    """
+    store = MemoryStore()
+    vault = fresh(store)
+    put(vault, "f1", {"a": heap(1, 400_000)})
+    commit(store, "f1", one_cell("f1"))
+    bases, before = set(vault.pack_sizes()), {stored.key for stored in store.list(f"{vault.root}/")}
+    held = heap(1, 400_000, addresses=1)
+    put(vault, "f2", {"a": held})
+    assert deltas(vault)
+    commit(store, "f2", one_cell("f2"))
+    store.put("remote/f2/0", b"")
+    forget(store, "f1")
+    after = {stored.key for stored in store.list(f"{vault.root}/")} - before
+    return store, bases, {key for key in after if "/packs/" in key or "/index/" in key}, held
+
+
+@pytest.mark.parametrize("parts", [("/packs/",), ("/packs/", "/index/")])
+def test_bases_of_deltas_whose_pack_no_list_has_are_not_deleted(parts: tuple[str, ...]) -> None:
+    store, bases, new, held = _delta_and_base()
+    hidden = {key for key in new if any(part in key for part in parts)}
+    for _ in range(3):
+        stale = fresh(Hiding(store, lambda key: key in hidden))
+        collect.execute(stale, collect.plan(stale, NOW), "home", frozenset({"f2"}))
+    assert bases <= fresh(store).pack_sizes().keys()
+    assert remote.cell_blobs(fresh(store), "f2", 0).get(blob_key(digest_bytes(held))) == held
+
+
+def test_sweeps_come_to_rest_where_a_base_was_doomed_under_its_deltas() -> None:
+    store, bases, _, held = _delta_and_base()
+    for pack in bases:
+        store.put(fresh(store).doomed_key(pack), b"")
+    for _ in range(3):
+        vault = fresh(store)
+        planned = collect.plan(vault, NOW)
+        assert not planned.doom and not planned.delete
+        collect.execute(vault, planned)
+    assert not fresh(store).doomed()
+    assert remote.cell_blobs(fresh(store), "f2", 0).get(blob_key(digest_bytes(held))) == held

@@ -98,8 +98,8 @@ def _record(cache: Path) -> dict[str, Any]:
         told = file.read(RECORD_BYTES_MAX)
     try:
         record = json.loads(told)
-        known = record["format"] == FORMAT and isinstance(record["suite"], str)
         packages = record["packages"]
+        known = record["format"] == FORMAT and isinstance(record["suite"], str) and isinstance(packages, dict)
         if known and 0 < len(packages) <= PACKAGES_MAX and all(map(_NAME.fullmatch, packages)):
             return dict(record)
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from ergosphere.snapshots.vault import Vault
 
 LOOK_S: Final = 0.25  # between two looks at how far an upload has come
 STALLED_S: Final = 90.0  # without any news of it: one that failed is begun again before that
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 PERIODIC: Final = "snapshot"  # why a snapshot was taken after which the job went on: nobody waits for it
 
 Tell = Callable[[int, int], None]  # bytes done, bytes in all
@@ -46,32 +49,49 @@ def upload(
 
 
 def follow(node: Node, snapshot: Manifest, part: CellPart, folder: Path) -> tuple[Store, ...]:
-    """Wait until a cell is remote, and fetch meanwhile what of it has reached the store; what was fetched, to be asked
-    before the store. Nothing if it is remote already. `folder`: absent.
+    """Wait until a cell is remote, and fetch meanwhile what of its images has reached the store; what was fetched, to
+    be asked before the store. Nothing if it is remote already, or if there is no room. `folder`: absent.
 
     Errors: NotRemote (its upload does not get on), SnapshotError, OSError.
     """
-    marker, clock = remote.marker(snapshot.id, part.index), node.clock
-    if node.store.has(marker):
+    if node.store.has(remote.marker(snapshot.id, part.index)):
         return ()
-    arrival = Arrival(vault(node, snapshot), snapshot.id, part.index, folder)
-    news_s = clock.monotonic()
-    while not node.store.has(marker):
+    images = frozenset(file.digest for rank in part.ranks for file in rank.files)
+    arrival = Arrival(vault(node, snapshot), snapshot.id, part.index, folder, images)
+    try:
+        _until_remote(node, snapshot, part, arrival.advance)
+        early = arrival.fetched
+        arrival.finish()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        shutil.rmtree(folder)
+        log.info("snapshot %s is not followed, as there is no room: %s", snapshot.id, error)
+        _until_remote(node, snapshot, part, lambda: False)
+        return ()
+    log.info("snapshot %s was followed: %d MB came before its upload had ended", snapshot.id, early >> 20)
+    return (arrival.store,)
+
+
+def _until_remote(node: Node, snapshot: Manifest, part: CellPart, advance: Callable[[], bool]) -> None:
+    """`advance`: does something meanwhile, and says whether the upload has come further. Errors: NotRemote."""
+    clock = node.clock
+    news_s, packs = clock.monotonic(), -1
+    while not node.store.has(remote.marker(snapshot.id, part.index)):
         began_s = clock.monotonic()
-        if arrival.advance():
+        if advance():
             news_s = clock.monotonic()
             continue
         if began_s - news_s > STALLED_S:
-            raise NotRemote(
-                f"snapshot {snapshot.id} is not in the shared store yet, and {part.node} has sent nothing of it for "
-                f"{STALLED_S:.0f} s",
-                f"ergo show says why its upload does not get on; it is tried again until {part.node} is given up",
-            )
+            before, packs = packs, sum(1 for _ in vault(node, snapshot).list_packs())
+            if packs == before:
+                raise NotRemote(
+                    f"snapshot {snapshot.id} is not in the shared store yet, and nothing came there from its project "
+                    f"for {STALLED_S:.0f} s",
+                    f"ergo show says why its upload does not get on; it is tried again until {part.node} is given up",
+                )
+            news_s = began_s
         clock.sleep(max(LOOK_S, clock.monotonic() - began_s))
-    early = arrival.fetched
-    arrival.finish()
-    log.info("snapshot %s was followed: %d MB came before its upload had ended", snapshot.id, early >> 20)
-    return (arrival.store,)
 
 
 def is_remote(node: Node, snapshot: Manifest) -> bool:

@@ -28,8 +28,10 @@ def show(what: RenderableType) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print an answer for machines: indented JSON, keys in their own order."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print an answer for machines: indented JSON, keys in their own order. A terminal gets no character that it could
+    obey: a job chose some of them.
+    """
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=sys.stdout.isatty()) + "\n")
     sys.stdout.flush()
 
 
@@ -40,10 +42,10 @@ def show_line(text: str) -> None:
 
 
 def show_yaml(value: Any) -> None:
-    """Print an answer as YAML."""
+    """Print an answer as YAML, for a terminal as `show_json` does."""
     import yaml
 
-    sys.stdout.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    sys.stdout.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=not sys.stdout.isatty()))
     sys.stdout.flush()
 
 

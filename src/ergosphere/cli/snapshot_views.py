@@ -44,8 +44,8 @@ def none_listed(job: JobInfo | None) -> tuple[str, str]:
         return "no snapshots", "take one: ergo snapshot create JOB"
     if job.phase in ENDED:
         said = f"no snapshots: {job.name} has ended, and only named ones outlive their job"
-        return said, f"what it left: ergo fetch {job.name}"
-    return "no snapshots", f"take one: ergo snapshot create {job.name}"
+        return said, f"what it left: ergo fetch {job.id}"
+    return "no snapshots", f"take one: ergo snapshot create {job.id}"
 
 
 def _row(one: SnapshotInfo, names: Mapping[str, str], now_s: float) -> Row:

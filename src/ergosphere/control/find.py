@@ -44,7 +44,7 @@ def find_snapshot(look: Change, ref: str) -> tuple[JobRow, SnapshotRow]:
     if not rows:
         if job.phase in ENDED:
             raise NotFound(f"{job.name} has ended and has no snapshot: only named ones outlive their job")
-        raise NotFound(f"{job.name} has no snapshot; `ergo snapshot create {job.name}` takes one")
+        raise NotFound(f"{job.name} has no snapshot; `ergo snapshot create {job_ref}` takes one")
     near = ", ".join(f"{row.name or row.id} (#{row.number})" for row in rows[:NAMED_MAX])
     raise NotFound(f"{job.name} has no snapshot {which!r}; it has {near}")
 

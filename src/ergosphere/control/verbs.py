@@ -153,7 +153,7 @@ def _check_name(change: Change, job: JobRow, name: str) -> None:
     taken = select(SnapshotRow.id).where(SnapshotRow.job == job.id, SnapshotRow.name == name)
     same = change.session.scalars(taken.where(SnapshotRow.dropped.is_(False))).first() if name else None
     if same:
-        remedy = f"ergo snapshot rm {job.name}@{name}, or another name"
+        remedy = f"ergo snapshot rm {job.id}@{name}, or another name"
         raise Conflict(f"snapshot {same} of {job.name} is called {name} already", remedy)
 
 
@@ -170,13 +170,13 @@ def _check_removable(change: Change, job: JobRow, row: SnapshotRow) -> None:
     """Raises Conflict for a snapshot without which its job could not go on, now or after its next freeze."""
     runs = job.phase in (Phase.RUNNING, Phase.RESIZING, Phase.ENDING)
     if not runs and [row.id] == [one.id for one in change.snapshots(job)]:
-        remedy = f"resume it first, or ergo cancel {job.name}"
+        remedy = f"resume it first, or ergo cancel {job.id}"
         raise Conflict(f"{row.id} is all there is of {job.name}, which is {job.phase}", remedy)
     if row.id in kept.relied_on(change, job):
         first = "take another first" if runs else "resume it and take another first"
         raise Conflict(
             f"later snapshots of {job.name} take from {row.id} what did not change since",
-            f"{first} (ergo snapshot create {job.name}) and wait until it is remote, or ergo cancel {job.name}",
+            f"{first} (ergo snapshot create {job.id}) and wait until it is remote, or ergo cancel {job.id}",
         )
 
 

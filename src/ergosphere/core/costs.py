@@ -21,12 +21,12 @@ class Sample:
 
 
 def predict(own: Sequence[Sample], node: Sequence[Sample], bytes_now: int | None = None) -> float:
-    """Seconds that the next one will take. `own`: of the job, newest first; `node`: of any job on that node.
+    """Seconds that the next one will take. `own`: of the job; `node`: of any job on that node; the newest few of each.
 
-    Each measurement is scaled to `bytes_now`, but for its fixed part; the median of the newest few is taken, so that
+    Each measurement is scaled to `bytes_now`, but for its fixed part; their median is taken, so that
     one slow day does not count for long. What the job itself has shown goes before what its node has shown of others.
     """
-    samples = own[:FEW] or node[:FEW]
+    samples = own or node
     if not samples:
         return UNKNOWN_S
     return median(_scaled(sample, bytes_now) for sample in samples)

@@ -8,7 +8,7 @@ does not find a stream here reads it from the vault as if there had been no trai
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -71,9 +71,10 @@ class _Coming:
 class Arrival:
     """What has come of one cell so far. One thread's."""
 
-    def __init__(self, vault: Vault, freeze: str, cell: int, folder: Path) -> None:
-        """`folder`: absent or empty, where streams are put together."""
+    def __init__(self, vault: Vault, freeze: str, cell: int, folder: Path, wanted: Container[str]) -> None:
+        """`folder`: absent or empty, where streams are put together. `wanted`: digests; others are left alone."""
         self._vault = vault
+        self._wanted = wanted
         self._freeze, self._cell = freeze, cell
         self._folder = folder / COMING
         self._folder.mkdir(mode=FOLDER_MODE, parents=True)
@@ -113,7 +114,7 @@ class Arrival:
             self._seen.add(key)
             with suppress(NotFound, Damaged):
                 recipe = read_part(self._vault, key)
-                self._waiting += [(recipe, window) for window in recipe.streams if not self._is_there(window)]
+                self._waiting += [(recipe, window) for window in recipe.streams if window.digest in self._wanted]
         return bool(keys)
 
     def _is_there(self, window: StreamPart) -> bool:
@@ -128,6 +129,8 @@ class Arrival:
         for recipe, group in groupby(self._waiting, key=lambda one: one[0]):
             here = self._vault.index.find(recipe.names) != NOWHERE
             for _, window in group:
+                if self._is_there(window):  # an upload that was begun again told of it once more
+                    continue
                 chunk = recipe.spans(window)[0]
                 is_ready = room > 0 and bool(here[chunk[chunk != ZEROS]].all())
                 (found if is_ready else waiting).append((recipe, window))
@@ -162,10 +165,12 @@ class Arrival:
     def _complete(self, recipe: Recipe, stream: StreamPart) -> None:
         """Fetch what a stream lacks, and give it out if it is what its digest says."""
         coming = self._coming[stream.digest]
-        self._fetch(recipe, lacking(recipe, stream, coming.there))
-        if coming.digest(stream.size) == stream.digest:
-            self.store.put(blob_key(stream.digest), coming.path, share=True)
-        coming.path.unlink()
+        try:
+            self._fetch(recipe, lacking(recipe, stream, coming.there))
+            if coming.digest(stream.size) == stream.digest:
+                self.store.put(blob_key(stream.digest), coming.path, share=True)
+        finally:
+            coming.path.unlink()
 
 
 def lacking(recipe: Recipe, stream: StreamPart, there: dict[int, int]) -> list[StreamPart]:

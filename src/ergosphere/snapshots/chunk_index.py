@@ -17,7 +17,7 @@ from ergosphere.snapshots.errors import Damaged
 from ergosphere.snapshots.packs import DELTA, ID_SIZE, ROW, Rows
 
 PART_HEAD: Final = struct.Struct("<II")  # packs, rows
-PART_ROWS_MAX: Final = 250_000  # rows in one stored part: 13 MB, so that opening needs little memory at once
+PART_ROWS_MAX: Final = 250_000  # rows in one stored part: 17 MB, so that opening needs little memory at once
 NOWHERE: Final = -1
 
 Names = NDArray[np.uint64]  # (n, 4): blake3 names as four little-endian words

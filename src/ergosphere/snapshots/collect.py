@@ -50,6 +50,7 @@ class Rules:
 
 DEFAULT_RULES: Final = Rules()
 NO_PACKS: Final[list[bytes]] = []
+LOST: Final = "{} chunk(s) that snapshots need are nowhere: nothing is deleted until ergo snapshot fsck finds all whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +112,23 @@ def plan(vault: Vault, rules: Rules = DEFAULT_RULES, gone: frozenset[str] = froz
     ages = {id_of(stored.key): (now_s - stored.written_s, stored.size) for stored in vault.list_packs()}
     doomed = {id_of(stored.key): now_s - stored.written_s for stored in vault.list_doomed()}
     marks = _mark(vault, alive, notes)
-    needed_again, missing = _needed_again(vault, marks.absent, doomed.keys() & ages.keys(), ages.keys())
-    spared = tuple(sorted(needed_again))
-    due = [pack for pack, age_s in doomed.items() if pack not in needed_again and age_s >= rules.grace_s]
+    needed, missing = _needed(vault, marks.absent, ages.keys())
+    spared = tuple(sorted(needed & doomed.keys()))
+    due = [pack for pack, age_s in doomed.items() if pack not in needed and age_s >= rules.grace_s and not missing]
     due = _sure(vault, due, marks.live, {pack: size for pack, (_, size) in ages.items()})
     if notes:  # something that is needed cannot be read: nothing is taken away from under it
         return CollectPlan(
             tuple(dead), (), (), spared, (), 0, 0, 0,
             vault.index_parts() > INDEX_PARTS_MAX, frozenset(alive), tuple(notes), trails,
         )  # fmt: skip
-    aged = _aged(vault.index, marks, ages, rules)
+    aged = _aged(vault.index, marks, ages, rules, needed)
     doom = aged.doom + (_unreadable(vault, ages, doomed, rules) if not missing else NO_PACKS)
-    later = doomed.keys() - needed_again - set(due) | set(doom) | set(aged.young)
+    later = doomed.keys() - needed - set(due) | set(doom) | set(aged.young)
+    told = (LOST.format(missing),) if missing else ()
     return CollectPlan(
         tuple(dead), tuple(sorted(doom)), tuple(sorted(due)), spared, tuple(sorted(aged.repack)),
         _sum(ages, due), _sum(ages, later), aged.bytes_repacked,
-        vault.index_parts() > INDEX_PARTS_MAX or bool(due), frozenset(alive), (), trails,
+        vault.index_parts() > INDEX_PARTS_MAX or bool(due), frozenset(alive), told, trails,
     )  # fmt: skip
 
 
@@ -175,8 +177,8 @@ def _delete(vault: Vault, planned: CollectPlan, kept: frozenset[str]) -> int:
     notes: list[str] = []
     sizes, doomed = vault.pack_sizes(), vault.doomed()
     marks = _mark(vault, fresh, notes)
-    needed, _ = _needed_again(vault, marks.absent, doomed & sizes.keys(), sizes.keys())
-    if notes:
+    needed, missing = _needed(vault, marks.absent, sizes.keys())
+    if notes or missing:
         return 0
     freed = 0
     for pack in _sure(vault, [p for p in planned.delete if p in doomed and p not in needed], marks.live, sizes):
@@ -278,11 +280,15 @@ def _sorted_recipes(vault: Vault, now_s: float, rules: Rules, gone: frozenset[st
 
 def _old_trails(vault: Vault, now_s: float, rules: Rules, gone: frozenset[str]) -> Iterator[str]:
     """Of uploads that nobody can be waiting for: those that ended, of snapshots that are forgotten, of nodes lost."""
+    ended: dict[str, bool] = {}  # by recipe
     for stored in vault.list_trails():
-        freeze_id, _, cell = stored.key.split("/")[-2].rpartition(".")
-        age_s = now_s - stored.written_s
-        over = age_s >= UPLOAD_S_MAX or freeze_id in gone or vault.store.has(f"{REMOTE}{freeze_id}/{cell}")
-        if over or not _is_alive(vault, freeze_id, age_s < rules.grace_s):
+        name, age_s = stored.key.split("/")[-2], now_s - stored.written_s
+        freeze_id, _, cell = name.rpartition(".")
+        if not freeze_id:
+            continue
+        if name not in ended:
+            ended[name] = freeze_id in gone or vault.store.has(f"{REMOTE}{freeze_id}/{cell}")
+        if ended[name] or age_s >= UPLOAD_S_MAX or not _is_alive(vault, freeze_id, age_s < rules.grace_s):
             yield stored.key
 
 
@@ -316,18 +322,16 @@ def _only(vault: Vault, packs: Collection[bytes]) -> ChunkIndex:
     return ChunkIndex(vault.all_parts(), without=vault.known_packs() - set(packs))
 
 
-def _needed_again(
-    vault: Vault, absent: Names, doomed: Collection[bytes], here: Collection[bytes]
-) -> tuple[set[bytes], int]:
-    """Packs that are doomed and still there, without which names that are not in the index are nowhere; and how many of
-    these are nowhere all the same. A delta may lie in a pack that stays and its base in one that is doomed.
+def _needed(vault: Vault, absent: Names, here: Collection[bytes]) -> tuple[set[bytes], int]:
+    """Packs, doomed or not, without which names that are not in the index are nowhere; and how many of these are
+    nowhere all the same. A delta may lie in a pack that stays and its base in one that is doomed.
     """
-    if not len(absent) or not doomed:
-        return set(), len(absent)
+    if not len(absent):
+        return set(), 0
     index = _only(vault, {*here, *vault.index.packs})
     rows = index.find(absent)
     found = index.with_bases(rows[rows != NOWHERE])
-    return {index.packs[owner] for owner in np.unique(index.owner[found])} & set(doomed), int((rows == NOWHERE).sum())
+    return {index.packs[owner] for owner in np.unique(index.owner[found])}, int((rows == NOWHERE).sum())
 
 
 def _mark(vault: Vault, names: list[str], notes: list[str]) -> _Marks:
@@ -348,8 +352,12 @@ def _mark(vault: Vault, names: list[str], notes: list[str]) -> _Marks:
     return _Marks(live, np.concatenate(absent))
 
 
-def _aged(index: ChunkIndex, marks: _Marks, ages: dict[bytes, tuple[float, int]], rules: Rules) -> _Aged:
-    """Young packs are left alone; what nobody needs of them is counted all the same: it goes later."""
+def _aged(
+    index: ChunkIndex, marks: _Marks, ages: dict[bytes, tuple[float, int]], rules: Rules, needed: Collection[bytes]
+) -> _Aged:
+    """Young packs are left alone; what nobody needs of them is counted all the same: it goes later. `needed`: packs
+    that stay as they are, for what lies in them is not in the index as long as a base of it is doomed.
+    """
     stored = index.rows["stored"].astype(np.float64)
     held = np.bincount(index.owner, weights=stored, minlength=len(index.packs))
     used = np.bincount(index.owner, weights=stored * marks.live, minlength=len(index.packs))
@@ -359,6 +367,8 @@ def _aged(index: ChunkIndex, marks: _Marks, ages: dict[bytes, tuple[float, int]]
     repacked = 0.0
     for number, pack in enumerate(index.packs):
         is_young = ages.get(pack, (0.0, 0))[0] < rules.grace_s
+        if pack in needed:
+            continue
         if used[number] == 0:
             (young if is_young else doom).append(pack)
         elif used[number] < rules.sparse * held[number]:

@@ -22,7 +22,7 @@ from ergosphere.snapshots.bases import with_bases
 from ergosphere.snapshots.copying import PRIVATE_MODE
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
-from ergosphere.snapshots.pipeline import Ahead, Buffers, computing
+from ergosphere.snapshots.pipeline import Ahead, Kept, buffers, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
 from ergosphere.snapshots.runs import Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
@@ -121,9 +121,9 @@ def fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: T
         ThreadPoolExecutor(opening + 1, thread_name_prefix="get-write") as writers,
         ThreadPoolExecutor(opening, thread_name_prefix="get-open") as openers,
     ):
-        buffers = Buffers(2 * opening + 1, BATCH_SIZE)
+        room = buffers(2 * opening + 1, BATCH_SIZE)
         ahead = Ahead(readers, (partial(fetch.read, run) for run in runs), opening + AHEAD)
-        futures = [openers.submit(fetch.work, ahead, _Writer(targets, writers, buffers)) for _ in range(opening)]
+        futures = [openers.submit(fetch.work, ahead, _Writer(targets, writers, room)) for _ in range(opening)]
         try:
             return sum(future.result() for future in futures)
         finally:
@@ -183,9 +183,13 @@ class _Fetch:
     def work(self, ahead: Ahead[_Read], writer: _Writer) -> int:
         """Open and write what the others have read; bytes read."""
         done = 0
-        while (read := ahead.take()) is not None:
-            done += self._open(read.result(), writer)
-        writer.finish()
+        try:
+            while (read := ahead.take()) is not None:
+                done += self._open(read.result(), writer)
+            writer.finish()
+        except BaseException:
+            ahead.drop()
+            raise
         return done
 
     def _open(self, read: _Read, writer: _Writer) -> int:
@@ -220,10 +224,10 @@ class _Writer:
     a pack mostly are neighbours in each of their streams. One thread's.
     """
 
-    def __init__(self, targets: Targets, pool: Executor, buffers: Buffers) -> None:
+    def __init__(self, targets: Targets, pool: Executor, room: Kept[memoryview]) -> None:
         self._targets = targets
         self._pool = pool
-        self._buffers = buffers
+        self._room = room
         self._buffer: memoryview | None = None
         self._used = 0
         self._batch: list[_Write] = []
@@ -233,7 +237,7 @@ class _Writer:
         """Where a chunk goes before it is written. Errors: OSError (of an earlier write)."""
         if self._buffer is None or self._used + size > BATCH_SIZE:
             self._flush()
-            self._buffer = self._buffers.take()
+            self._buffer = self._room.take()
         self._used += size
         return self._buffer[self._used - size : self._used]
 
@@ -259,7 +263,7 @@ class _Writer:
         try:
             _write_all(self._targets, batch)
         finally:
-            self._buffers.give_back(buffer)
+            self._room.give_back(buffer)
 
 
 def _write_all(targets: Targets, batch: list[_Write]) -> None:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from queue import SimpleQueue
 
 from ergosphere.snapshots.packs import PackBuilder
+from ergosphere.snapshots.pipeline import Kept
 
 
 class Packs:
     """Packs that are being filled and those on their way to the store: as many as there is room for."""
 
-    def __init__(self, store: Callable[[PackBuilder], None], pool: Executor, builders: Iterable[PackBuilder]) -> None:
+    def __init__(self, store: Callable[[PackBuilder], None], pool: Executor, builders: Kept[PackBuilder]) -> None:
         self._store = store
         self._pool = pool
         self._sent: list[Future[None]] = []
-        self._free: SimpleQueue[PackBuilder] = SimpleQueue()
-        for builder in builders:
-            self._free.put(builder)
+        self._builders = builders
 
     def take(self) -> PackBuilder:
         """An empty one, as soon as there is one."""
-        return self._free.get()
+        return self._builders.take()
 
     def send(self, builder: PackBuilder) -> None:
         self._sent.append(self._pool.submit(self._send, builder))
@@ -36,4 +34,4 @@ class Packs:
         try:
             self._store(builder)
         finally:
-            self._free.put(builder)
+            self._builders.give_back(builder)

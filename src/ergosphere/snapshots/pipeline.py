@@ -59,17 +59,28 @@ class Ahead(Generic[T]):
             self._under_way.append(self._pool.submit(call))
 
 
-class Buffers:
-    """Room of a fixed size, used over and over by any thread."""
+class Kept(Generic[T]):
+    """At most `count` of what is costly to make, used over and over by any thread; made when it is first needed."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self._free: SimpleQueue[memoryview] = SimpleQueue()
-        for _ in range(count):
-            self._free.put(memoryview(bytearray(size)))
+    def __init__(self, count: int, make: Callable[[], T]) -> None:
+        self._count = count
+        self._make = make
+        self._made = 0
+        self._lock = threading.Lock()
+        self._free: SimpleQueue[T] = SimpleQueue()
 
-    def take(self) -> memoryview:
+    def take(self) -> T:
         """One of them, as soon as one is free."""
+        with self._lock:
+            if self._free.empty() and self._made < self._count:
+                self._made += 1
+                return self._make()
         return self._free.get()
 
-    def give_back(self, buffer: memoryview) -> None:
-        self._free.put(buffer)
+    def give_back(self, one: T) -> None:
+        self._free.put(one)
+
+
+def buffers(count: int, size: int) -> Kept[memoryview]:
+    """Room, `size` bytes each."""
+    return Kept(count, lambda: memoryview(bytearray(size)))

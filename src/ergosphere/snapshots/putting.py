@@ -28,7 +28,7 @@ from ergosphere.snapshots.errors import Damaged, Stopped
 from ergosphere.snapshots.packing import Packs
 from ergosphere.snapshots.packs import PACK_SIZE, PackBuilder, Rows
 from ergosphere.snapshots.pages import region_starts
-from ergosphere.snapshots.pipeline import Ahead, Buffers, computing
+from ergosphere.snapshots.pipeline import Ahead, Kept, buffers, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
@@ -209,18 +209,18 @@ class _Put:
 
     def _run(self, windows: Sequence[_Window], cooks: int) -> list[Cooked]:
         cooked: list[Cooked | None] = [None] * len(windows)
-        buffers = Buffers(2 * cooks + 1, WINDOW)
+        room = buffers(2 * cooks + 1, WINDOW)
         with (
             ThreadPoolExecutor(cooks, thread_name_prefix="put-read") as readers,
             ThreadPoolExecutor(cooks + WRITES, thread_name_prefix="put-write") as writers,
             ThreadPoolExecutor(cooks, thread_name_prefix="put-cook") as pool,
         ):
-            reads = (partial(self._read, number, window, buffers) for number, window in enumerate(windows))
+            reads = (partial(self._read, number, window, room) for number, window in enumerate(windows))
             ahead = Ahead(readers, reads, cooks + 1)
-            builders = [PackBuilder(self._vault.sealer) for _ in range(2 * cooks + WRITES)]
-            packs = Packs(self.store_pack, writers, builders)
+            builders = Kept(2 * cooks + WRITES, lambda: PackBuilder(self._vault.sealer))
+            packs = Packs(self._store_pack, writers, builders)
             try:
-                for future in [pool.submit(self._cook, ahead, buffers, packs, cooked) for _ in range(cooks)]:
+                for future in [pool.submit(self._cook, ahead, room, packs, cooked) for _ in range(cooks)]:
                     future.result()
                 packs.finish()
             finally:
@@ -228,16 +228,17 @@ class _Put:
                 ahead.drop()
         return [each for each in cooked if each is not None]
 
-    def _cook(self, ahead: Ahead[_Read], buffers: Buffers, packs: Packs, cooked: list[Cooked | None]) -> None:
+    def _cook(self, ahead: Ahead[_Read], room: Kept[memoryview], packs: Packs, cooked: list[Cooked | None]) -> None:
         """One thread: cuts and names what was read, and fills packs."""
         cook = _Cook(self, self._vault.naming, packs)
         try:
             while not self._failed.is_set() and (taken := ahead.take()) is not None:
                 read = taken.result()
                 cooked[read.number] = done = cook.cook(read)
-                buffers.give_back(read.buffer)
+                room.give_back(read.buffer)
                 self._advance(read.window, done)
-            cook.flush()
+            if not self._failed.is_set():
+                cook.flush()
         except BaseException:
             self._fail()
             raise
@@ -247,8 +248,8 @@ class _Put:
         self._failed.set()
         self.digests.fail()
 
-    def _read(self, number: int, window: _Window, buffers: Buffers) -> _Read:
-        buffer = buffers.take()
+    def _read(self, number: int, window: _Window, room: Kept[memoryview]) -> _Read:
+        buffer = room.take()
         try:
             content = self._content(window, buffer)
             self.digests.add(window, content)
@@ -295,9 +296,11 @@ class _Put:
                     mine.append(i)
         return mine
 
-    def store_pack(self, builder: PackBuilder) -> None:
+    def _store_pack(self, builder: PackBuilder) -> None:
         count = len(builder)
         sealed = builder.finish()
+        if self._failed.is_set():  # what failed is told by whoever failed
+            return
         try:
             with stoppable(self._watch.stop):
                 self._vault.store.put(self._vault.pack_key(sealed.id), sealed.content, if_absent=True)

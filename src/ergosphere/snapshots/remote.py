@@ -108,10 +108,10 @@ def carry_over(vault: Vault, recipe: Recipe) -> None:
 
 def _doubtful_rows(vault: Vault, recipe: Recipe) -> NDArray[np.int64]:
     """Rows of what a recipe needs, bases among them, that lie in packs which cannot be relied on."""
-    doubtful, good = vault.doubtful, vault.index.packs
+    doubtful, good = vault.doubtful, set(vault.index.packs)
     rows = doubtful.find(recipe.names[vault.index.find(recipe.names) == NOWHERE])
     rows = doubtful.with_bases(rows[rows != NOWHERE])
-    return rows[~np.isin(doubtful.owner[rows], [i for i, pack in enumerate(doubtful.packs) if pack in set(good)])]
+    return rows[~np.isin(doubtful.owner[rows], [i for i, pack in enumerate(doubtful.packs) if pack in good])]
 
 
 def marker(freeze_id: str, cell: int) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.bases import read_run
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, names_of
 from ergosphere.snapshots.errors import Damaged
-from ergosphere.snapshots.packs import PackBuilder, Rows, name_of
+from ergosphere.snapshots.packs import DELTA, PackBuilder, Rows, name_of
 from ergosphere.snapshots.runs import Piece, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
@@ -55,18 +55,18 @@ class PackWriter:
         self._vault = vault
         self._builder = PackBuilder(vault.sealer)
         self._packs: list[tuple[bytes, Rows]] = []
-        self._seen: set[bytes] = set()
+        self._seen: set[tuple[bytes, bool]] = set()  # whole or as a delta: only a whole one is a base
         self._stored = 0
 
     def add(self, name: bytes, content: Bytes) -> None:
         """A chunk by its content."""
-        if self._is_new(name):
+        if self._is_new(name, False):
             self._builder.add(name, memoryview(content))
             self._store_if_full()
 
     def copy(self, piece: Piece, packed: Bytes) -> None:
         """A chunk as another pack of the same vault has it."""
-        if self._is_new(piece.name):
+        if self._is_new(piece.name, piece.kind == DELTA):
             self._builder.add_packed(piece.name, packed, piece.size, piece.kind, piece.base)
             self._store_if_full()
 
@@ -77,9 +77,9 @@ class PackWriter:
         self._vault.publish(self._packs)
         return self._stored
 
-    def _is_new(self, name: bytes) -> bool:
-        known = name in self._seen
-        self._seen.add(name)
+    def _is_new(self, name: bytes, is_delta: bool) -> bool:
+        known = (name, is_delta) in self._seen
+        self._seen.add((name, is_delta))
         return not known
 
     def _store_if_full(self) -> None:

@@ -54,8 +54,11 @@ def whole(answer: Answer, kind: str, node: str) -> tuple[Cost, ...]:
 
 
 def _own(change: Change, job: JobRow, kind: str) -> list[Sample]:
-    query = select(CostRow).where(CostRow.job == job.id, CostRow.kind == kind).order_by(CostRow.id.desc())
-    return _samples(change.session.scalars(query.limit(FEW)))
+    """What each node of it measured, the newest few times."""
+    own = (CostRow.job == job.id, CostRow.kind == kind)
+    times = select(CostRow.at_s).where(*own).distinct().order_by(CostRow.at_s.desc()).limit(FEW)
+    query = select(CostRow).where(*own, CostRow.at_s.in_(times)).order_by(CostRow.id.desc())
+    return _samples(change.session.scalars(query))
 
 
 def _measured(change: Change, job: JobRow) -> int:

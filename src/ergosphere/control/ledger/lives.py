@@ -106,6 +106,7 @@ def did_not_come_up(change: Change, job: JobRow, answer: Answer) -> None:
     snapshot = next(iter(change.snapshots(job)), None)
     if snapshot is None and not (answer.lasting or answer.transient):
         if job.restarts >= job.spec["max_restarts"]:
+            job.first_rank = None  # no rank of this life ever ran
             return _give_up(change, job, words)
         job.restarts += 1
     back_off(change, job)
@@ -257,7 +258,7 @@ def end(change: Change, job: JobRow, verdict: Verdict, actor: str = SERVER) -> N
         Outcome.FAILED: Phase.FAILED,
         Outcome.CANCELLED: Phase.CANCELLED,
     }[verdict.outcome]
-    job.exit_code = verdict.exit_code
+    job.exit_code, job.first_rank = verdict.exit_code, verdict.rank
     change.drop_orders(job)
     change.step(job, Event.OUTCOME_KNOWN, actor, verdict.text)
     orders.issue_end(change, job, 0.0, collect=True)

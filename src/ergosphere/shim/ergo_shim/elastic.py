@@ -200,6 +200,10 @@ class Elastic:
             self._wanted.clear()
             pause_s = CARRY_S
             while self.ground is not None and self._carry_what_is_open(pause_s):
+                if self._wanted.is_set():  # another one
+                    self._wanted.clear()
+                    pause_s = CARRY_S
+                    continue
                 pause_s = CARRY_S if self._exchange is not None else min(CARRY_GROWTH * pause_s, CARRY_S_MAX)
 
     def _carry_what_is_open(self, pause_s: float) -> bool:

@@ -99,7 +99,10 @@ def own_work_class(base: Any) -> Any:
             return True
 
         def attend(self, more: int) -> None:
-            """So many more threads than before wait for it, or are about to."""
+            """So many more threads than before wait for it, or are about to. A reduction over several hosts is looked
+            after by others all the same: they send its results on while this thread waits for an earlier one."""
+            if self.sums.spans_hosts:
+                return
             self._operation.waiters += more
             if not self._operation.waiters and not self._operation.done:
                 self._group.seam.elastic.carry_on()
@@ -156,13 +159,18 @@ class Flush:
     def __call__(self) -> None:
         # Those whose time is still to come are as good as waited for: nobody else needs to look after them.
         self.has_begun = True
-        for work in self.works:
+        left = list(self.works)
+        for work in left:
             work.attend(1)
         try:
-            for work in self.works:
-                work.flush()
+            while left:
+                work = left[0]
+                try:
+                    work.flush()
+                finally:
+                    left.pop(0).attend(-1)  # whoever was given up on, others look after from here on
         finally:
-            for work in self.works:
+            for work in left:
                 work.attend(-1)
 
 
