@@ -197,7 +197,7 @@ class Files:
 
 
 def rival_rows(quick: bool) -> list[Row]:
-    """The images of a real job, four ranks in 2 GB, and those of 20 steps later."""
+    """The images of a real job, four ranks in 2 GB, and those of 20 steps later; sent as those of a paused job are."""
     with TemporaryDirectory(dir=DISK) as kept:
         first, second = _ddp_images(Path(kept), 512 if quick else 2048)
         files = Files(lambda folder, _: _replaced(folder / "image", first), lambda image: _replaced(image, second))

@@ -12,7 +12,7 @@ from pathlib import Path
 from ergosphere.snapshots.digests import digest_image
 from ergosphere.snapshots.getting import fetch_streams
 from ergosphere.snapshots.keys import KeyRing
-from ergosphere.snapshots.putting import NO_WATCH, Stream
+from ergosphere.snapshots.putting import NO_WATCH, Stream, Watch
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.remote import CellSources, put_cell
 from ergosphere.snapshots.store import Store
@@ -25,13 +25,13 @@ CHANGED = 0.1  # of the image between two snapshots
 
 
 def put(store: Store, sources: Sequence[Stream], freeze: str) -> Recipe:
-    """What the agent's upload does, by another process: the index is read first."""
-    return put_into(open_vault(store, "bench", RING), sources, freeze)
+    """What the agent's upload of a job that was paused does, by another process: the index is read first."""
+    return put_into(open_vault(store, "bench", RING), sources, freeze, Watch(waits=True))
 
 
-def put_into(vault: Vault, sources: Sequence[Stream], freeze: str) -> Recipe:
-    """What the agent's upload does with a vault that it has open."""
-    put_cell(vault, (freeze, 0), CellSources(tuple(sources), (), ()), NO_WATCH)
+def put_into(vault: Vault, sources: Sequence[Stream], freeze: str, watch: Watch = NO_WATCH) -> Recipe:
+    """What the agent's upload does with a vault that it has open; of a periodic snapshot, if `watch` says nothing."""
+    put_cell(vault, (freeze, 0), CellSources(tuple(sources), (), ()), watch)
     return vault.recipe(f"{freeze}.0")
 
 

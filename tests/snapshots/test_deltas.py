@@ -38,7 +38,7 @@ from ergosphere.snapshots.packs import (
     name_of,
 )
 from ergosphere.snapshots.pages import PAGE
-from ergosphere.snapshots.putting import Stream
+from ergosphere.snapshots.putting import Stream, Watch
 from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.records import load
 from ergosphere.snapshots.remote import CellSources, put_cell
@@ -440,3 +440,12 @@ def test_a_chunk_that_claims_to_be_larger_than_its_row_says_is_not_unpacked(kind
     bomb = zstandard.ZstdCompressor().compress(bytes(CHUNK_SIZE_MAX + 1))
     with pytest.raises(Damaged, match="larger than it may be"):
         reader.unpack(bytes(32), bomb, 1000, kind, bytes(1000))
+
+
+def test_where_somebody_waits_nothing_is_kept_as_a_delta() -> None:
+    vault = fresh(MemoryStore())
+    for name, addresses in (("f1", 0), ("f2", 1)):
+        content = heap(1, 400_000, addresses)
+        streams = (Stream(digest_bytes(content), "a", content),)
+        put_cell(vault, (name, 0), CellSources(streams, (), ()), Watch(waits=True))
+    assert not deltas(vault)

@@ -78,11 +78,13 @@ class Watch:
     """Who looks on: told of progress at most once a window, and able to call it off.
 
     `cooked` is told of each window (digest of its stream, offset, spans); its chunks are in the store a pack later.
+    `waits`: somebody waits for the end, so that no time goes into deltas.
     """
 
     progress: Callable[[Progress], None] = lambda progress: None
     stop: threading.Event = field(default_factory=threading.Event)
     cooked: Callable[[str, int, Cooked], None] = lambda digest, start, cooked: None
+    waits: bool = False
 
 
 NO_WATCH: Final = Watch()
@@ -196,6 +198,7 @@ class _Put:
         self._packs: list[tuple[bytes, Rows]] = []
         self.digests = _Digests(len(streams))
         self.basing = Basing(vault, self._read_place)
+        self.waits = watch.waits
         self.stored = 0
         self.chunks_new = 0
 
@@ -347,8 +350,11 @@ class _Cook:
     def _add(self, name: bytes, piece: memoryview, place: Place) -> None:
         if self._builder is None:
             self._builder = self._packs.take()
-        kind = self._builder.add(name, piece, self._asker.base_of)
-        self._asker.added(kind, name, place)
+        if self._put.waits:
+            self._builder.add(name, piece)
+        else:
+            kind = self._builder.add(name, piece, self._asker.base_of)
+            self._asker.added(kind, name, place)
         if self._builder.is_full:
             self.flush()
 

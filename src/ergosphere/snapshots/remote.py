@@ -62,7 +62,8 @@ def upload_cell(
         return Uploaded(0, 0, 0, 0, perf_counter() - began)
     sources = cell_sources(vault, part, images, pool)
     trail = Trail(vault, freeze_id, part.index)
-    tally = put_cell(vault, (freeze_id, part.index), sources, replace(watch, cooked=trail.add) if followed else watch)
+    watch = replace(watch, cooked=trail.add, waits=True) if followed else watch
+    tally = put_cell(vault, (freeze_id, part.index), sources, watch)
     vault.store.put(marker(freeze_id, part.index), b"")
     if followed:
         trail.remove()
