@@ -24,6 +24,7 @@ MEMORY_CODE = """
 import json, sys
 from pathlib import Path
 from bench.vaults import get, peak_mb, put, streams
+from ergosphere.snapshots.store import FolderStore
 folder = Path(sys.argv[1])
 base_mb = peak_mb()
 store = FolderStore.create(folder / "store", durable=False)
