@@ -28,7 +28,7 @@ from ergosphere.snapshots.runs import Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
-AHEAD: Final = 2  # reads under way beside those that are being opened, 17 MB each
+AHEAD: Final = 2  # reads under way beside those that are being opened, 8 MB each
 BATCH_SIZE: Final = 8 << 20  # bytes opened before they are written
 PIECES_MAX: Final = 1024  # of one system call, as Linux has it
 

@@ -220,7 +220,7 @@ class _Put:
         ):
             reads = (partial(self._read, number, window, room) for number, window in enumerate(windows))
             ahead = Ahead(readers, reads, cooks + 1)
-            builders = Kept(2 * cooks + WRITES, lambda: PackBuilder(self._vault.sealer))
+            builders = Kept(cooks + WRITES, lambda: PackBuilder(self._vault.sealer))
             packs = Packs(self._store_pack, writers, builders)
             try:
                 for future in [pool.submit(self._cook, ahead, room, packs, cooked) for _ in range(cooks)]:

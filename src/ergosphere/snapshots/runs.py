@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.chunk_index import ChunkIndex
 from ergosphere.snapshots.packs import BASE_SIZE
 
-RUN_SIZE: Final = 17 << 20  # bytes asked for at once: a whole pack, if all of it is wanted
+RUN_SIZE: Final = 8 << 20  # bytes asked for at once
 GAP: Final = 64 << 10  # bytes between two chunks that are read along rather than asked for apart
 
 
