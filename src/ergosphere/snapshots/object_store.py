@@ -211,7 +211,8 @@ class ObjectStore:
 
 
 def _in_parts(size: int) -> dict[str, Any]:
-    """How `obstore` puts an object of so many bytes; it calls the parts off itself when it fails anywhere."""
+    """How `obstore` puts an object of so many bytes; it calls the parts off itself when reading or joining fails,
+    and not always when a part does."""
     return {"use_multipart": True, "chunk_size": part_size(size), "max_concurrency": PARTS_AT_ONCE}
 
 
