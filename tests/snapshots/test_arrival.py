@@ -128,12 +128,18 @@ def test_what_has_been_sent_is_fetched_while_the_rest_is_still_on_its_way(tmp_pa
     same_images(manifest, cell, tmp_path / "thaw", [arrival.store, remote.cell_blobs(fresh(store), "f1", 0)])
 
 
+def half_sent(folder: Path, store: MemoryStore) -> Manifest:
+    """A snapshot whose source died while it was sent."""
+    cell, manifest = moving(folder, store)
+    with pytest.raises(Killed):
+        send(cell, manifest, fresh(Dying(store, 3)))
+    return manifest
+
+
 def test_a_source_that_dies_in_the_middle_leaves_no_snapshot_and_what_it_left_is_swept(tmp_path: Path) -> None:
     clock = HandClock()
     store = MemoryStore(clock)
-    cell, manifest = moving(tmp_path, store)
-    with pytest.raises(Killed):
-        send(cell, manifest, fresh(Dying(store, 3)))
+    manifest = half_sent(tmp_path, store)
     assert trails(store)
     arrival = Arrival(fresh(store), "f1", 0, tmp_path / "arrival", images(manifest))
     arrival.advance()
@@ -150,9 +156,7 @@ def test_a_source_that_dies_in_the_middle_leaves_no_snapshot_and_what_it_left_is
 def test_a_trail_of_a_node_that_is_lost_goes_after_a_day(tmp_path: Path) -> None:
     clock = HandClock()
     store = MemoryStore(clock)
-    cell, manifest = moving(tmp_path, store)
-    with pytest.raises(Killed):
-        send(cell, manifest, fresh(Dying(store, 3)))
+    half_sent(tmp_path, store)
     clock.at_s += collect.UPLOAD_S_MAX
     assert set(collect.plan(fresh(store)).trails) == set(trails(store)) != set()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.e2e.fleet import wait_for
 from tests.snapshots.conftest import Bucket
 
 from ergosphere.snapshots.errors import StoreUnreachable
@@ -64,13 +64,6 @@ def faltering(bucket: Bucket, refuses: Callable[[str, str, str], bool]) -> Itera
         server.shutdown()
 
 
-def wait_until_none(found: Callable[[], Sequence[str]], limit_s: float = 20.0) -> None:
-    end_s = time.monotonic() + limit_s
-    while left := found():
-        assert time.monotonic() < end_s, left
-        time.sleep(0.05)
-
-
 FAILURES: dict[str, Callable[[str, str, str], bool]] = {
     "a part cannot be stored": lambda method, path, asked: method == "PUT" and "partNumber=3" in path,
     "the parts cannot be joined": lambda method, path, asked: method == "POST" and "uploadId" in path,
@@ -95,5 +88,6 @@ def test_a_large_object_that_fails_half_way_changes_nothing_and_leaves_no_parts_
             with pytest.raises(StoreUnreachable):
                 half.store().put("blobs/b", tmp_path / "large")
         if "a part" not in failure:
-            wait_until_none(bucket.unfinished)  # what was on its way when it failed is called off after that
+            # What was on its way when it failed is called off after that.
+            wait_for(lambda: bucket.unfinished() == [], "no parts are left", 20.0)
     assert bucket.store().get("blobs/a") == content and not bucket.store().has("blobs/b")

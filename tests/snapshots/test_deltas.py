@@ -203,12 +203,18 @@ def test_a_base_outlives_the_snapshot_it_came_with(tmp_path: Path) -> None:
     assert not vault.pack_sizes()
 
 
+def doom_bases(vault: Vault) -> set[bytes]:
+    """Packs that hold bases and no deltas, which are doomed from here on."""
+    bases = packs_of(vault, ZSTD) - packs_of(vault, DELTA)
+    for pack in bases:
+        vault.store.put(vault.doomed_key(pack), b"")
+    return bases
+
+
 def test_a_base_in_a_doomed_pack_is_spared_for_deltas_that_lie_elsewhere(tmp_path: Path) -> None:
     store = MemoryStore()
     vault, _, second = two(tmp_path, store)
-    bases = packs_of(vault, ZSTD) - packs_of(vault, DELTA)
-    for pack in bases:
-        store.put(vault.doomed_key(pack), b"")
+    bases = doom_bases(vault)
     assert image_of(fresh(store), "f2") == (second.images / "rank0/pages-1.img").read_bytes()
     vaultkit.forget(store, "f1")
     planned = collect.plan(vault, AT_ONCE)
@@ -220,9 +226,7 @@ def test_a_base_in_a_doomed_pack_is_spared_for_deltas_that_lie_elsewhere(tmp_pat
 def test_a_fork_has_the_base_that_a_sweep_dooms_under_it(tmp_path: Path) -> None:
     store = MemoryStore()
     vault, _, second = two(tmp_path, store)
-    doomed = packs_of(vault, ZSTD) - packs_of(vault, DELTA)
-    for pack in doomed:
-        store.put(vault.doomed_key(pack), b"")
+    doomed = doom_bases(vault)
     manifest = load(store, "f2")
     shelf.fork(fresh(store), manifest, replace(manifest, id="f3"))
     for pack in doomed:

@@ -10,9 +10,8 @@ from ergosphere.snapshots.manifest import Manifest
 from ergosphere.wire.agents import Answer, Cost, EndOrder, Order
 
 AWAY: Final = "StoreUnreachable"
-PASSING: Final = frozenset(
-    {AWAY, "NotFound", "NotRemote", "NotUnderstood"}
-)  # neither the job's fault nor its snapshot's
+# Neither the job's fault nor its snapshot's.
+PASSING: Final = frozenset({AWAY, "NotFound", "NotRemote", "NotUnderstood"})
 NEVER_HOME: Final = frozenset({"Unreadable", "Changing", "TooBig", "TreeError"})  # results that no later try could keep
 TOO_NEW: Final = "TooNew"  # one that lasts until this machine is updated
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import threading
@@ -13,6 +12,7 @@ from typing import Final
 from ergosphere.agent.node import Node
 from ergosphere.snapshots import gather, remote
 from ergosphere.snapshots.arrival import Arrival
+from ergosphere.snapshots.copying import is_no_room
 from ergosphere.snapshots.errors import NotRemote
 from ergosphere.snapshots.manifest import CellPart, Manifest
 from ergosphere.snapshots.pool import Pool
@@ -23,7 +23,6 @@ from ergosphere.snapshots.vault import Vault
 
 LOOK_S: Final = 0.25  # between two looks at how far an upload has come
 STALLED_S: Final = 90.0  # without any news of it: one that failed is begun again before that
-NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 PERIODIC: Final = "snapshot"  # why a snapshot was taken after which the job went on: nobody waits for it
 
 Tell = Callable[[int, int], None]  # bytes done, bytes in all
@@ -63,7 +62,7 @@ def follow(node: Node, snapshot: Manifest, part: CellPart, folder: Path) -> tupl
         early = arrival.fetched
         arrival.finish()
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if not is_no_room(error):
             raise
         shutil.rmtree(folder)
         log.info("snapshot %s is not followed, as there is no room: %s", snapshot.id, error)

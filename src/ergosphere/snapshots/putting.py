@@ -197,8 +197,7 @@ class _Put:
         self._files: dict[int, int] = {}
         self._packs: list[tuple[bytes, Rows]] = []
         self.digests = _Digests(len(streams))
-        self.basing = Basing(vault, self._read_place)
-        self.waits = watch.waits
+        self.basing = None if watch.waits else Basing(vault, self._read_place)
         self.stored = 0
         self.chunks_new = 0
 
@@ -333,7 +332,7 @@ class _Cook:
         self._naming = naming
         self._packs = packs
         self._builder: PackBuilder | None = None
-        self._asker = Asker(put.basing)
+        self._asker = Asker(put.basing) if put.basing is not None else None
 
     def cook(self, read: _Read) -> Cooked:
         content, naming, window = read.content, self._naming, read.window
@@ -350,7 +349,7 @@ class _Cook:
     def _add(self, name: bytes, piece: memoryview, place: Place) -> None:
         if self._builder is None:
             self._builder = self._packs.take()
-        if self._put.waits:
+        if self._asker is None:
             self._builder.add(name, piece)
         else:
             kind = self._builder.add(name, piece, self._asker.base_of)
