@@ -103,7 +103,7 @@ def test_a_node_without_a_way_to_the_images_waits_until_they_are_in_the_store(no
 def test_what_is_not_sent_is_no_damage_and_is_tried_again_later(node: Node, far: Node) -> None:
     snapshot = frozen(node, "s1")
     far.clock = clock = Waiting()
-    with pytest.raises(NotRemote, match="node-0 has sent nothing of it") as refused:
+    with pytest.raises(NotRemote, match="nothing came there from its project for 90 s") as refused:
         fetch(far, snapshot)
     assert clock.waits * storing.LOOK_S >= storing.STALLED_S
     plan = life(node).read().plan
