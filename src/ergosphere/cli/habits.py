@@ -1,4 +1,6 @@
-"""Flags that people bring from other systems, in our words: `--gpus TYPE:N`, `--priority high`. Pure; no I/O."""
+"""Commands and flags that people bring from other systems, in our words: `squeue`, `--gpus TYPE:N`, `--priority high`.
+Pure; no I/O.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,30 @@ _SIGNALS: Final = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")  # those that a
 _SIGNAL: Final = re.compile(rf"(?:B:)?(?:SIG)?({'|'.join(_SIGNALS)})(?:@(\d+))?")
 _SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh"})
 _SEVERAL: Final = re.compile(r"[\n;&|]")  # a shell replaces itself by a single command
+_COMMANDS: Final = {
+    "ergo ps": "ls list get squeue qstat jobs top",
+    "ergo cancel JOB": "kill delete rm stop scancel qdel terminate",
+    "ergo show JOB": "describe info inspect scontrol",
+    "ergo logs -f JOB": "tail attach output",
+    "ergo submit -- COMMAND": "sbatch qsub launch create apply",
+    "ergo run -- COMMAND": "srun start",
+    "ergo pause JOB": "suspend freeze hold preempt",
+    "ergo resume JOB": "thaw unpause release continue",
+    "ergo migrate JOB": "move mv",
+    "ergo snapshot JOB": "checkpoint save",
+    "ergo drain NODE": "cordon",
+    "ergo undrain NODE": "uncordon",
+    "ergo nodes": "sinfo node",
+    "ergo explain JOB": "why pending",
+    "ergo fetch JOB": "cp download sync pull",
+    "ergo setup": "init install doctor",
+}
 _PRIORITIES: Final = {"high": "premium", "normal": "standard", "low": "basic"}
+
+
+def command_of(typed: str) -> str:
+    """Our command for one of another system; empty where we know none."""
+    return next((ours for ours, theirs in _COMMANDS.items() if typed.lower() in theirs.split()), "")
 
 
 def tier_of(tier: str | None, priority: str | None) -> str | None:

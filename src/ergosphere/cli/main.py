@@ -58,7 +58,11 @@ def _misuse(fault: typer.TyperException) -> int:
         print_error(f"unknown flag {flag}", foreign or did_you_mean(flag, known, help_hint))
     elif fault.message.startswith("No such command") and context:
         typed = fault.message.split("'")[1]
-        print_error(f"unknown command {typed}", did_you_mean(typed, context.command.commands, help_hint))
+        from ergosphere.cli.habits import command_of
+
+        known = "" if context.parent else command_of(typed)
+        meant = f"here it is `{known}`" if known else did_you_mean(typed, context.command.commands, help_hint)
+        print_error(f"unknown command {typed}", meant)
     elif fault.__class__.__name__ == "NoArgsIsHelpError":
         sys.stdout.write(fault.message + "\n" if fault.message else "")
     else:
