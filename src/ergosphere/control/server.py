@@ -41,7 +41,7 @@ EXIT_HELD: Final = 3  # another server holds this home
 EXIT_STORE: Final = 4  # the store cannot be opened
 PROBED: Final = "default"  # the project whose vault is opened to see that the key is right
 ENSURE_S: Final = 0.5  # how often the engine looks for dead agents
-GRACEFUL_S: Final = 2  # for answers under way when the server ends; long polls are cut then
+GRACEFUL_S: Final = 2  # for answers under way when the server ends
 LOG_BYTES_MAX: Final = 10_000_000
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _serve(options: Options, folder: Path, depot: Depot) -> None:
     token = _token(folder / "token")
     service = _assemble(options, depot)
     app = build(service, token, options.host)
-    server = _HttpServer(_quiet(app))
+    server = _HttpServer(_quiet(app), service.dismiss)
     service.closing.leave = lambda: setattr(server, "should_exit", True)
     _begin(service)
     ending = threading.Event()
@@ -122,7 +122,18 @@ def _serve(options: Options, folder: Path, depot: Depot) -> None:
 
 
 class _HttpServer(uvicorn.Server):
-    """Ends gracefully on a signal, and lets its caller tidy up: the original raises the signal again."""
+    """Ends gracefully on a signal, and lets its caller tidy up: the original raises the signal again.
+
+    `dismiss`: what answers the requests that wait for news.
+    """
+
+    def __init__(self, config: uvicorn.Config, dismiss: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._dismiss = dismiss
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._dismiss()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

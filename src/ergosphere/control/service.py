@@ -69,6 +69,11 @@ class Service:
     sweeping: threading.Lock = field(default_factory=threading.Lock)  # held by whoever sweeps the store
     elders: Elders = field(default_factory=Elders)  # jobs whose results were found old
 
+    def dismiss(self) -> None:
+        """Requests that wait for news are answered now: the server ends."""
+        for bell in (self.ledger.bell, self.logs_bell, self.courier.bell):
+            bell.end()
+
 
 def assemble(
     identity: Identity,

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from ergosphere.control.api.guard import refused
+from ergosphere.control.bell import Ending
 from ergosphere.control.find import Ambiguous, NotFound
 from ergosphere.control.inbox import Refused
 from ergosphere.control.submit import TooLarge
@@ -43,6 +44,7 @@ _STATUS: dict[type[Exception], int] = {
     Conflict: 409,
     TooLarge: 422,
     Refused: 422,
+    Ending: 503,
     SnapshotError: 503,  # the store is away; what asking again would not change is a conflict
     Damaged: 409,
     TooNew: 409,
