@@ -21,7 +21,7 @@ from ergosphere.snapshots.digests import digest_bytes, digest_image
 from ergosphere.snapshots.errors import Damaged, Forged, MissingKey, NotFound, Stopped, TooNew, WrongKey
 from ergosphere.snapshots.getting import fetch_streams
 from ergosphere.snapshots.memory_store import MemoryStore
-from ergosphere.snapshots.packs import CHUNK_SIZE_MAX
+from ergosphere.snapshots.packs import CHUNK_SIZE_MAX, PackBuilder
 from ergosphere.snapshots.pages import PAGE
 from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.putting import WINDOW, Progress, Stream, Watch, put_streams
@@ -203,6 +203,46 @@ def test_a_pack_that_was_cut_short_is_named_with_its_snapshot(tmp_path: Path, ke
         return
     with pytest.raises(Damaged, match="f1"):
         blobs.get(blob_key(digest_bytes(content)))
+
+
+@pytest.mark.parametrize("ring", [RING, None], ids=["encrypted", "plain"])
+def test_a_chunk_in_the_place_of_another_is_refused(tmp_path: Path, ring: object) -> None:
+    """What somebody can do who may write to the store and has no key: exchange chunks, in a pack and between packs."""
+    store = FolderStore.create(tmp_path / "s", durable=False)
+    vault = fresh(store, ring=ring)  # type: ignore[arg-type]
+    recipes = [put(vault, name, {"a": random.Random(seed).randbytes(120_000)}) for name, seed in (("f1", 1), ("f2", 2))]
+    rows = [vault.index.rows[vault.index.find(recipe.names)] for recipe in recipes]
+    packs = [vault.index.packs[vault.index.owner[vault.index.find(recipe.names[:1])[0]]] for recipe in recipes]
+    paths = [store.folder / vault.pack_key(pack) for pack in packs]
+    mine, theirs = (path.read_bytes() for path in paths)
+    spans = [(int(row["at"]), int(row["stored"])) for row in rows[0]]
+    forged = [theirs]  # all of another pack under this one's name
+    for at, stored in spans:
+        forged.append(mine[:at] + theirs[at : at + stored] + mine[at + stored :])  # from the same place of another
+        for other, _ in spans:
+            if other != at:  # from another place of the same
+                forged.append((mine[:at] + mine[other : other + stored] + mine[at + stored :])[: len(mine)])
+    for content in forged:
+        paths[0].write_bytes(content)
+        out = tmp_path / "out"
+        with pytest.raises(Damaged, match="f1"):
+            fetch_streams(fresh(store, ring=ring), recipes[0], {recipes[0].streams[0].digest: out})  # type: ignore[arg-type]
+        assert not out.exists()
+
+
+def test_a_chunk_that_was_sealed_with_other_bytes_than_it_was_named_after_is_found_by_fsck(store: FolderStore) -> None:
+    """The tag says that the writer sealed these bytes, only `fsck --deep` and repacking that it named the same."""
+    vault = fresh(store)
+    put(vault, "f1", {"a": random.Random(1).randbytes(3000)})
+    (pack,) = vault.index.packs
+    builder = PackBuilder(vault.sealer)
+    builder.add(vault.index.rows["name"][0].tobytes(), memoryview(random.Random(2).randbytes(3000)))
+    faulty = builder.finish()
+    store.put(vault.pack_key(faulty.id), faulty.content)
+    store.delete(vault.pack_key(pack))
+    for stored in list(store.list(f"{vault.root}/index/")):
+        store.delete(stored.key)
+    assert fsck.check(store, [fresh(store)], deep=True).damaged
 
 
 def test_an_object_in_the_place_of_another_is_forged(store: FolderStore) -> None:

@@ -41,6 +41,7 @@ from ergosphere.snapshots.opening import StoreOptions, is_object_store, open_met
 from ergosphere.snapshots.putting import Stream, Watch, put_streams
 from ergosphere.snapshots.resolve import resolve
 from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import FolderStore, Store
 from ergosphere.snapshots.wrappers import Around, Call, Figures, Limit, Limited, Metered, Retrying
 from ergosphere.system import SystemClock
@@ -437,8 +438,8 @@ class FlippedOnce(Around):
     def get(self, key: str) -> bytes:
         return self._flipped(key, super().get(key))
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
-        return self._flipped(key, super().get_range(key, start, size))
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
+        return self._flipped(key, bytes(super().get_range(key, start, size, room)))
 
 
 def test_one_bad_read_of_a_snapshot_does_not_make_it_a_damaged_one(tmp_path: Path) -> None:

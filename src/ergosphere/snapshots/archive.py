@@ -28,6 +28,7 @@ from ergosphere.snapshots.records import RECORDS, commit, is_committed, load
 from ergosphere.snapshots.remote import marker
 from ergosphere.snapshots.repacking import adopt_chunks
 from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.shelf import keep_recipe, recipes_of
 from ergosphere.snapshots.store import Source, Store, Stored, check_key
 from ergosphere.snapshots.tree import parse_tree
@@ -198,9 +199,9 @@ class ArchiveStore:
         return True
 
     def get(self, key: str) -> bytes:
-        return self.get_range(key, 0, self._place(key)[1])
+        return bytes(self.get_range(key, 0, self._place(key)[1]))
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
         at, length = self._place(key)
         return os.pread(self._reader.fileno(), max(0, min(size, length - start)), at + start)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ergosphere.snapshots.errors import StoreError
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import FolderStore, Source, Store
 from ergosphere.snapshots.wrappers import Around, size_of
 
@@ -44,9 +45,9 @@ class Cached(Around):
         self._begin()
         self.hits = 0
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
-        held = self._held(key, start, size) if is_pack(key) else None
-        return super().get_range(key, start, size) if held is None else held
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
+        held = self._held(key, start, size, room) if is_pack(key) else None
+        return super().get_range(key, start, size, room) if held is None else held
 
     def delete(self, key: str, *, written_before_s: float | None = None) -> bool:
         self.forget(key)
@@ -72,19 +73,19 @@ class Cached(Around):
             FolderStore.create(self._folder, durable=False)
             self._sizes = {stored.key: stored.size for stored in self._cache.list()}
 
-    def _held(self, key: str, start: int, size: int) -> bytes | None:
+    def _held(self, key: str, start: int, size: int, room: memoryview | None) -> Bytes | None:
         """What is asked of a pack that is here, or is fetched now as so much of it is wanted. Errors: as get."""
         with self._lock:
             here = key in self._sizes
             self.hits += here
         if here:
-            return self._read(key, start, size)
+            return self._read(key, start, size, room)
         busy = self._wanted(key, size)
         if busy is None:
             return None
         try:
             with busy:
-                return self._read(key, start, size) if key in self._sizes else self._fetch(key, start, size)
+                return self._read(key, start, size, room) if key in self._sizes else self._fetch(key, start, size)
         finally:
             with self._lock:
                 self._busy.pop(key, None)
@@ -95,9 +96,9 @@ class Cached(Around):
             self._asked[key] = self._asked.get(key, 0) + size
             return self._busy.setdefault(key, threading.Lock()) if self._asked[key] >= WHOLE_FROM else None
 
-    def _read(self, key: str, start: int, size: int) -> bytes | None:
+    def _read(self, key: str, start: int, size: int, room: memoryview | None) -> Bytes | None:
         try:
-            return self._cache.get_range(key, start, size)
+            return self._cache.get_range(key, start, size, room)
         except StoreError:  # evicted again already, or the folder is gone
             self._begin()
             return None

@@ -1,14 +1,14 @@
 """Streams out of a vault, into files or memory. Every chunk is verified before a byte of it is written anywhere.
 
-Chunks are read in the order they lie in their packs, neighbours in one request. While some threads open what was read,
-others read what comes next and write what was opened.
+Chunks are read in the order they lie in their packs, neighbours in one request. While some threads open what was read
+and write it, others read what comes next.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -29,7 +29,7 @@ from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
 AHEAD: Final = 2  # reads under way beside those that are being opened, 8 MB each
-BATCH_SIZE: Final = 8 << 20  # bytes opened before they are written
+BATCH_SIZE: Final = 1 << 20  # bytes opened before they are written: they are still in the cache of the core then
 PIECES_MAX: Final = 1024  # of one system call, as Linux has it
 
 _Write = tuple[int, int, memoryview]  # target, offset, content
@@ -112,18 +112,18 @@ def fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: T
     """
     wanted, places = _places(recipe, streams)
     runs = list(_runs(vault, recipe, wanted))
-    fetch = _Fetch(vault, recipe.freeze, places)
     opening = min(computing(), len(runs))
     if not opening:
         return 0
+    fetch = _Fetch(vault, recipe.freeze, places, buffers(2 * opening + AHEAD, max(run.size for run in runs)))
+    if len(runs) == 1:  # small files mostly: starting threads would take longer than all else
+        return fetch.work_alone(runs[0], _Writer(targets))
     with (
         ThreadPoolExecutor(opening + AHEAD, thread_name_prefix="get-read") as readers,
-        ThreadPoolExecutor(opening + 1, thread_name_prefix="get-write") as writers,
         ThreadPoolExecutor(opening, thread_name_prefix="get-open") as openers,
     ):
-        room = buffers(2 * opening + 1, BATCH_SIZE)
         ahead = Ahead(readers, (partial(fetch.read, run) for run in runs), opening + AHEAD)
-        futures = [openers.submit(fetch.work, ahead, _Writer(targets, writers, room)) for _ in range(opening)]
+        futures = [openers.submit(fetch.work, ahead, _Writer(targets)) for _ in range(opening)]
         try:
             return sum(future.result() for future in futures)
         finally:
@@ -159,24 +159,31 @@ def _runs(vault: Vault, recipe: Recipe, wanted: NDArray[np.int64]) -> Iterator[R
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Read:
-    """A run and what was read of it."""
+    """A run, what was read of it, and the memory it may lie in."""
 
     run: Run
-    content: bytes
+    content: Bytes
+    room: memoryview
 
 
 class _Fetch:
     """One fetch: shared by its threads."""
 
-    def __init__(self, vault: Vault, freeze: str, places: _Places) -> None:
+    def __init__(self, vault: Vault, freeze: str, places: _Places, room: Kept[memoryview]) -> None:
+        self.room = room
         self._vault = vault
         self._freeze = freeze
         self._places = places
 
     def read(self, run: Run) -> _Read:
+        """In memory that there is always enough of: no more reads are under way. Errors: as `_read`."""
+        room = self.room.take()
+        return _Read(run, self._read(run, room), room)
+
+    def _read(self, run: Run, room: memoryview) -> Bytes:
         """Errors: Damaged (the pack is gone), StoreError."""
         try:
-            return _Read(run, self._vault.store.get_range(self._vault.pack_key(run.pack_id), run.start, run.size))
+            return self._vault.store.get_range(self._vault.pack_key(run.pack_id), run.start, run.size, room)
         except NotFound:
             raise Damaged(_named(run), self._freeze, "is missing") from None
 
@@ -186,23 +193,29 @@ class _Fetch:
         try:
             while (read := ahead.take()) is not None:
                 done += self._open(read.result(), writer)
-            writer.finish()
+            writer.flush()
         except BaseException:
             ahead.drop()
             raise
         return done
 
+    def work_alone(self, run: Run, writer: _Writer) -> int:
+        """All of a fetch that needs no more than this; bytes read."""
+        done = self._open(self.read(run), writer)
+        writer.flush()
+        return done
+
     def _open(self, read: _Read, writer: _Writer) -> int:
         """One bad read is read once more; a copy that lies nearer than the store is not trusted twice."""
         try:
-            self._open_once(read, writer)
+            self._open_once(read.run, memoryview(read.content), writer)
         except Damaged:
             self._vault.store.forget(self._vault.pack_key(read.run.pack_id))
-            self._open_once(self.read(read.run), writer)
+            self._open_once(read.run, memoryview(self._read(read.run, read.room)), writer)
+        self.room.give_back(read.room)
         return read.run.size
 
-    def _open_once(self, read: _Read, writer: _Writer) -> None:
-        run, content = read.run, memoryview(read.content)
+    def _open_once(self, run: Run, content: memoryview, writer: _Writer) -> None:
         reader = ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id)
         first, target, offset = self._places.first, self._places.target, self._places.offset
         try:
@@ -224,46 +237,26 @@ class _Writer:
     a pack mostly are neighbours in each of their streams. One thread's.
     """
 
-    def __init__(self, targets: Targets, pool: Executor, room: Kept[memoryview]) -> None:
+    def __init__(self, targets: Targets) -> None:
         self._targets = targets
-        self._pool = pool
-        self._room = room
-        self._buffer: memoryview | None = None
+        self._buffer = memoryview(bytearray(BATCH_SIZE))
         self._used = 0
         self._batch: list[_Write] = []
-        self._under_way: list[Future[None]] = []
 
     def room(self, size: int) -> memoryview:
-        """Where a chunk goes before it is written. Errors: OSError (of an earlier write)."""
-        if self._buffer is None or self._used + size > BATCH_SIZE:
-            self._flush()
-            self._buffer = self._room.take()
+        """Where a chunk goes before it is written. Errors: OSError (of earlier ones)."""
+        if self._used + size > BATCH_SIZE:
+            self.flush()
         self._used += size
         return self._buffer[self._used - size : self._used]
 
     def write(self, target: int, offset: int, content: memoryview) -> None:
         self._batch.append((target, offset, content))
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """All is written. Errors: OSError."""
-        self._flush()
-        for future in self._under_way:
-            future.result()
-
-    def _flush(self) -> None:
-        if self._buffer is not None:
-            self._under_way.append(self._pool.submit(self._write_all, self._buffer, self._batch))
-        self._buffer, self._used, self._batch = None, 0, []
-        done = [future for future in self._under_way if future.done()]
-        self._under_way = [future for future in self._under_way if not future.done()]
-        for future in done:
-            future.result()
-
-    def _write_all(self, buffer: memoryview, batch: list[_Write]) -> None:
-        try:
-            _write_all(self._targets, batch)
-        finally:
-            self._room.give_back(buffer)
+        _write_all(self._targets, self._batch)
+        self._used, self._batch = 0, []
 
 
 def _write_all(targets: Targets, batch: list[_Write]) -> None:

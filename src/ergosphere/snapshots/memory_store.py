@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ergosphere.snapshots.errors import NotFound
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import Source, Stored, check_key, check_prefix
 from ergosphere.system import Clock, SystemClock
 
@@ -37,7 +38,7 @@ class MemoryStore:
             except KeyError:
                 raise NotFound(key) from None
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
         return self.get(key)[start : start + size]
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:

@@ -20,6 +20,7 @@ from obstore.store import from_url
 
 from ergosphere.snapshots.copying import PRIVATE_MODE, is_no_room
 from ergosphere.snapshots.errors import NotFound, StoreError, StoreFull, StoreUnreachable
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import Source, Stored, check_key, check_prefix
 from ergosphere.system import Clock
 
@@ -88,7 +89,7 @@ class ObjectStore:
         with self._guard(check_key(key)):
             return bytes(obstore.get(self._bucket, key).bytes())
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
         if size == 0:
             self._size(key)
             return b""

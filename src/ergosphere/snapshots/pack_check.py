@@ -128,7 +128,7 @@ def _salt(head: bytes, pack: bytes) -> bytes:
 
 def _head_of(vault: Vault, pack: bytes) -> bytes:
     try:
-        return vault.store.get_range(vault.pack_key(pack), 0, HEAD.size)
+        return bytes(vault.store.get_range(vault.pack_key(pack), 0, HEAD.size))
     except NotFound:
         return b""
 

@@ -183,7 +183,7 @@ def whole_size(rows: Rows, sealer: Sealer) -> int:
     return end + len(rows) * ROW.itemsize + (TAG_SIZE if sealer.encrypted else MAC_SIZE) + FOOT.size
 
 
-def table_span(foot: bytes, size: int, which: str) -> tuple[int, int]:
+def table_span(foot: Bytes, size: int, which: str) -> tuple[int, int]:
     """[start, end) of the table in a pack of `size` bytes whose last bytes are `foot`. Errors: Damaged."""
     try:
         length, count, magic = FOOT.unpack(foot)
@@ -195,7 +195,7 @@ def table_span(foot: bytes, size: int, which: str) -> tuple[int, int]:
     return start, start + length
 
 
-def read_table(sealed: bytes, pack_id: bytes, sealer: Sealer, which: str) -> Rows:
+def read_table(sealed: Bytes, pack_id: bytes, sealer: Sealer, which: str) -> Rows:
     """Rows of a pack from its sealed table. Errors: Damaged, Forged."""
     table = sealer.pack(pack_id).open_table(sealed, which)
     if len(table) % ROW.itemsize:
@@ -203,7 +203,7 @@ def read_table(sealed: bytes, pack_id: bytes, sealer: Sealer, which: str) -> Row
     return np.frombuffer(table, ROW)
 
 
-def salt_in(head: bytes, pack_id: bytes, which: str) -> bytes:
+def salt_in(head: Bytes, pack_id: bytes, which: str) -> bytes:
     """The salt of the vault's head that a pack was written under. Errors: Damaged, TooNew."""
     try:
         magic, version, _, found, salt = HEAD.unpack(head)
@@ -233,11 +233,8 @@ class ChunkReader:
 
     def unpack(self, name: bytes, packed: Bytes, size: int, kind: int, base: Bytes | Damaged | None = None) -> Bytes:
         """The chunk, verified against its name; `base`: the content of its base if it is a delta. Errors: Damaged."""
-        try:
-            content = self._whole(packed, min(size, CHUNK_SIZE_MAX), kind, base)
-        except (zstandard.ZstdError, ValueError):
-            raise Damaged("a chunk", how=UNREADABLE) from None
-        if len(content) != size or name_of(content, self._naming) != name:
+        content = self._content(packed, size, kind, base)
+        if name_of(content, self._naming) != name:
             raise Damaged("a chunk")
         return content
 
@@ -250,16 +247,30 @@ class ChunkReader:
     def read_into(
         self, out: memoryview, name: bytes, at: int, kind: int, stored: memoryview, base: Bytes | Damaged | None = None
     ) -> None:
-        """As `read`, to where there is as much room as the chunk has bytes. Errors: Damaged."""
+        """As `read`, to where there is as much room as the chunk has bytes; of a whole chunk that is encrypted the tag
+        is all that is looked at: nobody without the key can have put other bytes there. Errors: Damaged.
+        """
         if kind != RAW or len(stored) != len(out) + self._cipher.overhead:
-            out[:] = self.read(name, at, len(out), kind, stored, base)
+            packed, size = self.open(at, stored), len(out)
+            is_proven = self._cipher.encrypted and kind != DELTA
+            out[:] = self._content(packed, size, kind) if is_proven else self.unpack(name, packed, size, kind, base)
             return
         try:
             self._cipher.read_into(at, stored, out)
         except InvalidTag:
             raise Damaged("a chunk", how=UNREADABLE) from None
-        if name_of(out, self._naming) != name:
+        if not self._cipher.encrypted and name_of(out, self._naming) != name:
             raise Damaged("a chunk")
+
+    def _content(self, packed: Bytes, size: int, kind: int, base: Bytes | Damaged | None = None) -> Bytes:
+        """Errors: Damaged."""
+        try:
+            content = self._whole(packed, min(size, CHUNK_SIZE_MAX), kind, base)
+        except (zstandard.ZstdError, ValueError):
+            raise Damaged("a chunk", how=UNREADABLE) from None
+        if len(content) != size:
+            raise Damaged("a chunk")
+        return content
 
     def _whole(self, packed: Bytes, limit: int, kind: int, base: Bytes | Damaged | None) -> Bytes:
         if kind == RAW:

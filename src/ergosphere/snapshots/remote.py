@@ -27,6 +27,7 @@ from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.putting import NO_WATCH, Stream, Tally, Watch, put_streams
 from ergosphere.snapshots.recipes import Recipe, StreamPart, extended, recipe_name
 from ergosphere.snapshots.repacking import copy_chunks
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import Source, Store, Stored, Verified
 from ergosphere.snapshots.trail import Trail
 from ergosphere.snapshots.vault import Vault
@@ -199,7 +200,7 @@ class CellBlobs(FromRecipes):
     def get(self, key: str) -> bytes:
         return read_stream(self._vault, self.recipe, self._stream(key))
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
         return self.get(key)[start : start + size]
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
@@ -233,8 +234,8 @@ class LateBlobs(FromRecipes):
     def get(self, key: str) -> bytes:
         return self._holder(key).get(key)
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
-        return self._holder(key).get_range(key, start, size)
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
+        return self._holder(key).get_range(key, start, size, room)
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
         self._holder(key).fetch(key, dest, share=share)

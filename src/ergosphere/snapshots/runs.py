@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ RUN_SIZE: Final = 8 << 20  # bytes asked for at once
 GAP: Final = 64 << 10  # bytes between two chunks that are read along rather than asked for apart
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One chunk of a run: `held` is where it lies in the run, `chunk` its number among those asked for."""
 
     name: bytes

@@ -19,7 +19,7 @@ from ergosphere.snapshots import framing
 from ergosphere.snapshots.copying import PRIVATE_MODE, is_no_room
 from ergosphere.snapshots.errors import StoreFull
 from ergosphere.snapshots.framing import FRAME_SIZE
-from ergosphere.snapshots.sealing import HEAD, TAG_SIZE, Sealer, is_sealed
+from ergosphere.snapshots.sealing import HEAD, TAG_SIZE, Bytes, Sealer, is_sealed
 from ergosphere.snapshots.store import Source, Store, Stored
 from ergosphere.snapshots.wrappers import Around
 from ergosphere.system import fresh_bytes
@@ -71,9 +71,9 @@ class SealedStore(Around):
             return b"".join(framing.opened_pieces(self._key, io.BytesIO(content), key, key))
         return self._sealer.unseal(content, key, key)
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
         if key.startswith(PASSED):
-            return super().get_range(key, start, size)
+            return super().get_range(key, start, size, room)
         return self.get(key)[start : start + size]
 
     def list(self, prefix: str = "") -> Iterator[Stored]:

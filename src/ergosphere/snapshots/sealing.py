@@ -107,6 +107,10 @@ class PackCipher:
     mac_key: bytes
 
     @property
+    def encrypted(self) -> bool:
+        return self.cipher is not None
+
+    @property
     def overhead(self) -> int:
         """Bytes a chunk grows by."""
         return 0 if self.cipher is None else TAG_SIZE
@@ -134,10 +138,10 @@ class PackCipher:
             return table + blake3(table, key=self.mac_key).digest()
         return self.cipher.encrypt(TABLE_NONCE, table, None)
 
-    def open_table(self, sealed: bytes, which: str) -> bytes:
+    def open_table(self, sealed: Bytes, which: str) -> bytes:
         """Errors: Forged, Damaged."""
         if self.cipher is None:
-            table = sealed[:-MAC_SIZE]
+            table = bytes(sealed[:-MAC_SIZE])
             if not hmac.compare_digest(sealed[-MAC_SIZE:], blake3(table, key=self.mac_key).digest()):
                 raise Damaged(which)
             return table

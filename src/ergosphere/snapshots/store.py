@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from ergosphere.snapshots.copying import PRIVATE_MODE, copy_content, copy_file, is_no_room, link_or_copy
 from ergosphere.snapshots.errors import BadKey, Busy, NotFound, StoreFull, StoreUnreachable
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.system import fresh_bytes
 
 KEY_LENGTH_MAX: Final = 512  # characters
@@ -28,7 +29,7 @@ ASIDE: Final = ".aside"  # half-written and half-deleted objects
 ASIDE_AGE_MAX_S: Final = 24 * 3600.0  # no single put takes a day
 FOLDER_MODE: Final = 0o700
 
-Source = bytes | bytearray | memoryview | Path  # what can be put
+Source = Bytes | Path  # what can be put
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,12 @@ class Store(Protocol):
         """The bytes under `key`. Errors: NotFound."""
         ...
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
-        """`size` bytes from `start` on, fewer where the object ends. Errors: NotFound."""
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
+        """`size` bytes from `start` on, fewer where the object ends. Errors: NotFound.
+
+        `room`, at least `size` bytes, is where they may be put: what is returned then lies there. Memory that is used
+        over and over spares the kernel clearing pages for every read.
+        """
         ...
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
@@ -168,11 +173,13 @@ class FolderStore:
         with self._guard(key):
             return self._path(key).read_bytes()
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
         with self._guard(key):
             descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return os.pread(descriptor, size, start)
+                if room is None:
+                    return os.pread(descriptor, size, start)
+                return room[: os.preadv(descriptor, [room[:size]], start)]
             finally:
                 os.close(descriptor)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from ergosphere.snapshots.errors import BadKey, NotFound, Stopped, StoreFull, StoreUnreachable
+from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import Source, Store, Stored
 from ergosphere.system import Clock
 
@@ -45,8 +46,8 @@ class Around:
     def get(self, key: str) -> bytes:
         return self._do(Call("get", key), lambda: self.inner.get(key))
 
-    def get_range(self, key: str, start: int, size: int) -> bytes:
-        return self._do(Call("get", key), lambda: self.inner.get_range(key, start, size))
+    def get_range(self, key: str, start: int, size: int, room: memoryview | None = None) -> Bytes:
+        return self._do(Call("get", key), lambda: self.inner.get_range(key, start, size, room))
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
         self._do(Call("get", key), lambda: self.inner.fetch(key, dest, share=share))
@@ -190,7 +191,7 @@ class Metered(Around):
             case "put":
                 self._add(Figures(puts=1, put_bytes=call.sent, put_s=took_s))
             case "get":
-                self._add(Figures(gets=1, get_bytes=len(result) if isinstance(result, bytes) else 0, get_s=took_s))
+                self._add(Figures(gets=1, get_bytes=len(result) if isinstance(result, Bytes) else 0, get_s=took_s))
             case _:
                 self._add(Figures(others=1))
         return result
