@@ -64,7 +64,8 @@ class Restore:
     """A tree to bring back suspended: `net_fd` is the inheritable descriptor of the namespace it is to live in.
 
     `mounts` are the ready `--root … --external …` arguments; `pidfile` receives the root task's PID. The caller
-    sets SUSPEND_VARIABLE to the frozen group's directory; unset, the tree runs at once.
+    sets SUSPEND_VARIABLE to the frozen group's directory; unset, the tree runs at once. `streamed`: every image is
+    asked for on a socket in `images` (`streaming`).
     """
 
     images: Path
@@ -72,6 +73,7 @@ class Restore:
     mounts: tuple[str, ...] = ()
     net_fd: int | None = None
     tcp: Tcp = Tcp.ESTABLISHED
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Criu:
         argv += ["--action-script", str(self.suspend_script)]
         if order.net_fd is not None:
             argv += ["--inherit-fd", f"fd[{order.net_fd}]:{NET_KEY}"]
-        return argv
+        return [*argv, "--stream"] if order.streamed else argv
 
     def cpuinfo_dump(self, images: Path) -> bytes:
         """Writes what this CPU can do into `images` and returns it (some 130 bytes), to lie beside every snapshot."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +25,7 @@ from ergosphere.agent import (
     saving,
     sharing,
     storing,
+    streaming,
     written,
 )
 from ergosphere.agent.criu import Restore
@@ -46,6 +49,8 @@ MISSING_S: Final = 3.0  # before what is missing is looked for again: lists of s
 NET_FD: Final = 20  # where CRIU finds the job's network namespace
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
@@ -76,14 +81,11 @@ def fetch(node: Node, life: LifePlan, seat: CellPlan, body: dict[str, Any]) -> N
             pool.submit(_twice, node, lambda: _fetch_files(node, folder, snapshot, part, record, came())),
             pool.submit(_prepare_world, node, folder, record),
         )
-    try:
-        for task in tasks:
-            task.result()
-    except Damaged as damaged:
-        raise DamagedSnapshot(str(damaged)) from damaged
+    for task in tasks:
+        _whole(task.result)
 
 
-def _twice(node: Node, fetched: Callable[[], None]) -> None:
+def _twice(node: Node, fetched: Callable[[], object]) -> None:
     """A snapshot that is called damaged is not used again before `ergo snapshot fsck`: one look is not enough."""
     look_again(fetched, lambda: node.clock.sleep(MISSING_S))
 
@@ -193,7 +195,8 @@ def _fetch_images(
         folder = thaw_folder(node, key, rank)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
-        files.fetch_images(snapshot, rank, folder, sources)
+        leave = partial(streaming.is_streamed, folder=folder)
+        files.fetch_images(snapshot, rank, folder, sources, leave=leave)
         _check_identity(folder, rank, part)
         images.mend_timers(folder)
         calls.resume_calls(folder)
@@ -227,7 +230,6 @@ def restore(node: Node, folder: LifeFolder, body: dict[str, Any]) -> None:
         raise Refused("the cell was taken away while it was being thawed")
     part = snapshot.cell(record.cell)
     plan = _plan_here(node, folder, record, rootfs.plan_from_json(part.facts["root"]))
-    ranks = [_restore_rank(node, folder, record, plan, rank) for rank in record.seat.ranks]
     for rank in record.seat.ranks:
         missing = rootfs.missing_sources(plan, beginning.places_of(node, folder, rank))
         if missing:
@@ -238,11 +240,45 @@ def restore(node: Node, folder: LifeFolder, body: dict[str, Any]) -> None:
             )
     (folder.path / "root.json").write_text(json.dumps(rootfs.plan_to_json(plan)))
     _cut_back(folder, snapshot, part, goes_back=body.get("goes_back", False))
-    try:
-        keeper.restore(snapshot.id, ranks, RESTORE_S_MAX)
-    except KeeperRefused as refused:
-        raise _refusal(ranks, str(refused)) from refused
+    left = streaming.left_out(part, partial(thaw_folder, node, folder.key))
+
+    def restore_all(streamed: Container[Path]) -> None:
+        ranks = [_restore_rank(node, folder, record, plan, rank, streamed) for rank in record.seat.ranks]
+        try:
+            keeper.restore(snapshot.id, ranks, RESTORE_S_MAX)
+        except KeeperRefused as refused:
+            raise _refusal(ranks, str(refused)) from refused
+
+    if not left or not _from_streams(node, snapshot, part, left, lambda: restore_all(left)):
+        restore_all(())
     _give_cores(node, folder, record)
+
+
+def _from_streams(
+    node: Node, snapshot: Manifest, part: CellPart, left: streaming.Left, restore_all: Callable[[], None]
+) -> bool:
+    """Restore while the page images that were not fetched come out of the store. False: no rank was restored, and every
+    image is there now. Raises DamagedSnapshot.
+    """
+    sources = storing.sources(node, snapshot, part)
+    try:
+        with streaming.served(left, sources):
+            restore_all()
+        log.info(
+            "snapshot %s: CRIU read %d images as they came out of the store", snapshot.id, sum(map(len, left.values()))
+        )
+        return True
+    except Refused as refused:
+        log.info("snapshot %s is not restored from streams: %s", snapshot.id, refused)
+    _whole(partial(_twice, node, partial(streaming.fetch, left, sources)))
+    return False
+
+
+def _whole(fetched: Callable[[], None]) -> None:
+    try:
+        fetched()
+    except Damaged as damaged:
+        raise DamagedSnapshot(str(damaged)) from damaged
 
 
 def _give_cores(node: Node, folder: LifeFolder, record: LifeRecord) -> None:
@@ -299,13 +335,16 @@ def _refusal(ranks: Sequence[RestoreRank], told: str) -> Refused:
     return Refused(told)
 
 
-def _restore_rank(node: Node, folder: LifeFolder, record: LifeRecord, plan: rootfs.RootPlan, rank: int) -> RestoreRank:
+def _restore_rank(
+    node: Node, folder: LifeFolder, record: LifeRecord, plan: rootfs.RootPlan, rank: int, streamed: Container[Path]
+) -> RestoreRank:
     at = thaw_folder(node, folder.key, rank)
     places = beginning.places_of(node, folder, rank)
     _, net = beginning.networks(node, folder.key, record.plan, record.seat)
     pidfile = at / "pid"
     pidfile.unlink(missing_ok=True)
-    order = Restore(at, pidfile, tuple(rootfs.restore_externals(plan, places)), NET_FD if net.netns else None)
+    mounts, net_fd = tuple(rootfs.restore_externals(plan, places)), NET_FD if net.netns else None
+    order = Restore(at, pidfile, mounts, net_fd, streamed=at in streamed)
     return RestoreRank(
         rank=rank,
         argv=node.criu.restore_argv(order),

@@ -66,6 +66,10 @@ class Cached(Around):
             self._drop(key)
         return known
 
+    def holds(self, key: str) -> bool:
+        with self._lock:
+            return key in self._sizes
+
     def _begin(self) -> None:
         """Make the folder where it is not there; know what is in it."""
         with self._lock, suppress(StoreError, OSError):
@@ -139,6 +143,15 @@ class Cached(Around):
     def _drop(self, key: str) -> None:
         with suppress(StoreError):
             self._cache.delete(key)
+
+
+def is_near(store: Store, key: str) -> bool:
+    """Whether a key is read from a folder of this node: out of a cache, or of a store that needs none."""
+    while isinstance(store, Around):
+        if isinstance(store, Cached):
+            return store.holds(key)
+        store = store.inner
+    return isinstance(store, FolderStore)
 
 
 def is_pack(key: str) -> bool:

@@ -24,7 +24,7 @@ from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
 from ergosphere.snapshots.pipeline import Ahead, Kept, buffers, computing
 from ergosphere.snapshots.recipes import ZEROS, Recipe, StreamPart
-from ergosphere.snapshots.runs import Run, runs_in
+from ergosphere.snapshots.runs import RUN_SIZE, Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
@@ -71,8 +71,19 @@ def fetch_streams(vault: Vault, recipe: Recipe, dests: Mapping[str, Path]) -> in
 def read_stream(vault: Vault, recipe: Recipe, stream: StreamPart) -> bytes:
     """One stream in memory. Errors: Damaged (naming the snapshot), StoreError."""
     content = bytearray(stream.size)
-    fill(vault, recipe, [stream], _MemoryTarget(content))
+    fill_memory(vault, recipe, stream, memoryview(content), buffers(1, RUN_SIZE))
     return bytes(content)
+
+
+def fill_memory(vault: Vault, recipe: Recipe, stream: StreamPart, content: memoryview, room: Kept[memoryview]) -> None:
+    """Open the chunks of a stream in their places in `content`, zeros left out, by this thread alone.
+
+    `room`: memory for RUN_SIZE bytes. Errors: Damaged (naming the snapshot), StoreError; `content` is then of no use.
+    """
+    wanted, places = _places(recipe, [stream])
+    fetch = _Fetch(vault, recipe.freeze, places, room)
+    for run in _runs(vault, recipe, wanted):
+        fetch.work_alone(run, _InPlace(content))
 
 
 class FileTargets:
@@ -92,20 +103,7 @@ class FileTargets:
             content, offset = [b"".join(content)[count:]], offset + count
 
 
-class _MemoryTarget:
-    def __init__(self, content: bytearray) -> None:
-        self._content = content
-
-    def write(self, target: int, offset: int, content: Sequence[Bytes]) -> None:
-        for piece in content:
-            self._content[offset : offset + len(piece)] = piece
-            offset += len(piece)
-
-
-Targets = FileTargets | _MemoryTarget
-
-
-def fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: Targets) -> int:
+def fill(vault: Vault, recipe: Recipe, streams: Sequence[StreamPart], targets: FileTargets) -> int:
     """Write the chunks of these streams of a recipe where they belong, zeros left out; bytes read from the store.
 
     Errors: Damaged (naming the snapshot), StoreError, OSError.
@@ -187,7 +185,7 @@ class _Fetch:
         except NotFound:
             raise Damaged(_named(run), self._freeze, "is missing") from None
 
-    def work(self, ahead: Ahead[_Read], writer: _Writer) -> int:
+    def work(self, ahead: Ahead[_Read], writer: _Writer | _InPlace) -> int:
         """Open and write what the others have read; bytes read."""
         done = 0
         try:
@@ -199,13 +197,13 @@ class _Fetch:
             raise
         return done
 
-    def work_alone(self, run: Run, writer: _Writer) -> int:
+    def work_alone(self, run: Run, writer: _Writer | _InPlace) -> int:
         """All of a fetch that needs no more than this; bytes read."""
         done = self._open(self.read(run), writer)
         writer.flush()
         return done
 
-    def _open(self, read: _Read, writer: _Writer) -> int:
+    def _open(self, read: _Read, writer: _Writer | _InPlace) -> int:
         """One bad read is read once more; a copy that lies nearer than the store is not trusted twice."""
         try:
             self._open_once(read.run, memoryview(read.content), writer)
@@ -215,14 +213,15 @@ class _Fetch:
         self.room.give_back(read.room)
         return read.run.size
 
-    def _open_once(self, run: Run, content: memoryview, writer: _Writer) -> None:
+    def _open_once(self, run: Run, content: memoryview, writer: _Writer | _InPlace) -> None:
         reader = ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id)
         first, target, offset = self._places.first, self._places.target, self._places.offset
         try:
             for piece, base in with_bases(self._vault, run):
-                chunk = writer.room(piece.size)
+                begin, end = first[piece.chunk], first[piece.chunk + 1]
+                chunk = writer.room(piece.size, offset[begin])
                 reader.read_into(chunk, piece.name, piece.at, piece.kind, content[piece.held], base)
-                for p in range(first[piece.chunk], first[piece.chunk + 1]):
+                for p in range(begin, end):
                     writer.write(target[p], offset[p], chunk)
         except Damaged as error:
             raise Damaged(f"{error.which} in {_named(run)}", self._freeze, error.how) from None
@@ -237,13 +236,13 @@ class _Writer:
     a pack mostly are neighbours in each of their streams. One thread's.
     """
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: FileTargets) -> None:
         self._targets = targets
         self._buffer = memoryview(bytearray(BATCH_SIZE))
         self._used = 0
         self._batch: list[_Write] = []
 
-    def room(self, size: int) -> memoryview:
+    def room(self, size: int, offset: int) -> memoryview:
         """Where a chunk goes before it is written. Errors: OSError (of earlier ones)."""
         if self._used + size > BATCH_SIZE:
             self.flush()
@@ -259,7 +258,27 @@ class _Writer:
         self._used, self._batch = 0, []
 
 
-def _write_all(targets: Targets, batch: list[_Write]) -> None:
+class _InPlace:
+    """Opens chunks where they belong in one stream that is in memory. What fails is of no use to anybody."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._content = content
+        self._opened = 0
+
+    def room(self, size: int, offset: int) -> memoryview:
+        self._opened = offset
+        return self._content[offset : offset + size]
+
+    def write(self, target: int, offset: int, content: memoryview) -> None:
+        """The same bytes at another place."""
+        if offset != self._opened:
+            self._content[offset : offset + len(content)] = content
+
+    def flush(self) -> None:
+        pass
+
+
+def _write_all(targets: FileTargets, batch: list[_Write]) -> None:
     batch.sort(key=itemgetter(0, 1))
     first, after = 0, (-1, -1)
     for i, (target, offset, content) in enumerate(batch):
@@ -270,7 +289,7 @@ def _write_all(targets: Targets, batch: list[_Write]) -> None:
     _write_joined(targets, batch[first:])
 
 
-def _write_joined(targets: Targets, neighbours: list[_Write]) -> None:
+def _write_joined(targets: FileTargets, neighbours: list[_Write]) -> None:
     if neighbours:
         target, offset, _ = neighbours[0]
         targets.write(target, offset, [content for _, _, content in neighbours])

@@ -6,6 +6,7 @@ other; reads and writes of megabytes do without it. So few threads compute, and 
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections import deque
@@ -82,5 +83,5 @@ class Kept(Generic[T]):
 
 
 def buffers(count: int, size: int) -> Kept[memoryview]:
-    """Room, `size` bytes each."""
-    return Kept(count, lambda: memoryview(bytearray(size)))
+    """Room, `size` bytes each, in whole pages; what is not used takes no memory."""
+    return Kept(count, lambda: memoryview(mmap.mmap(-1, max(1, size))))

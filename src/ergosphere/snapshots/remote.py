@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.blobs import BLOBS, blob_key, get_blob
 from ergosphere.snapshots.chunk_index import NOWHERE
 from ergosphere.snapshots.errors import Busy, Damaged, NotFound
+from ergosphere.snapshots.flow import Flow
 from ergosphere.snapshots.gather import REMOTE, file_blobs
 from ergosphere.snapshots.getting import fetch_streams, read_stream
 from ergosphere.snapshots.manifest import CellPart
@@ -209,6 +210,10 @@ class CellBlobs(FromRecipes):
     def has(self, key: str) -> bool:
         return key.rpartition("/")[2] in self._streams
 
+    def flow(self, digest: str) -> Flow:
+        """A stream for whoever reads it once and in order. Errors: NotFound."""
+        return Flow(self._vault, self.recipe, self._stream(blob_key(digest)))
+
     def list(self, prefix: str = "") -> Iterator[Stored]:
         found = (Stored(blob_key(digest), stream.size, 0.0) for digest, stream in sorted(self._streams.items()))
         return (stored for stored in found if stored.key.startswith(prefix))
@@ -239,6 +244,10 @@ class LateBlobs(FromRecipes):
 
     def fetch(self, key: str, dest: Path, *, share: bool = False) -> None:
         self._holder(key).fetch(key, dest, share=share)
+
+    def flow(self, digest: str) -> Flow:
+        """As a cell's. Errors: NotFound while no recipe has it, StoreError."""
+        return self._holder(blob_key(digest)).flow(digest)
 
     def has(self, key: str) -> bool:
         try:

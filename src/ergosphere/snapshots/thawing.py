@@ -23,6 +23,7 @@ from ergosphere.snapshots.tree import TreeSum, load_tree, parse_tree
 WORKERS: Final = 2  # each hashes with all cores; two keep them busy while one copies
 
 Fetch = Callable[[str, Path], None]
+Leave = Callable[[ImageFile, Store], bool]
 
 
 def lay_out(store: Store, tree_digest: str | None, files: CellFiles, pool: Pool) -> None:
@@ -40,9 +41,17 @@ def lay_out(store: Store, tree_digest: str | None, files: CellFiles, pool: Pool)
 
 
 def fetch_images(
-    manifest: Manifest, rank: int, dest: Path, sources: Sequence[Path | Store], *, trust_seals: bool = True
+    manifest: Manifest,
+    rank: int,
+    dest: Path,
+    sources: Sequence[Path | Store],
+    *,
+    trust_seals: bool = True,
+    leave: Leave = lambda file, source: False,
 ) -> None:
     """Put a rank's images into `dest` (absent or empty) from the first source that has each whole.
+
+    `leave` is asked about each image before a store is: those that will be read from there later are not fetched.
 
     A `Path` is a node's folder of this snapshot's images: its files are linked, so never write into them.
     There `trust_seals` spares hashing those whose size, time and inode are as when they were hashed; all else
@@ -58,6 +67,8 @@ def fetch_images(
             if isinstance(source, Path):
                 path = source / f"rank{rank}" / file.name
                 got = _link_image(path, dest / file.name, file, seals.get(source, {}).get(f"rank{rank}/{file.name}"))
+            elif leave(file, source):
+                return
             else:
                 got = _fetch_image(source, dest / file.name, file)
             if got is None:
