@@ -25,8 +25,8 @@ from ergosphere.core.model import (
 )
 from ergosphere.core.policy.decide import decide
 from ergosphere.core.policy.explain import capacity, explain
+from ergosphere.core.policy.offers import EXACT_MAX
 from ergosphere.core.policy.seats import cells_of
-from ergosphere.core.policy.victims import EXACT_MAX
 
 PREMIUM, STANDARD, BASIC = Tier.PREMIUM, Tier.STANDARD, Tier.BASIC
 

@@ -1,28 +1,34 @@
-"""A frozen value with some of its fields changed: what `dataclasses.replace` gives, in half the time.
+"""A frozen value with some of its fields changed: what `dataclasses.replace` gives, in a sixth of the time.
 
-For what is copied thousands of times a turn; every field has to be one that the constructor takes.
+For what is copied thousands of times a turn: slotted dataclasses whose every field is one that the constructor takes
+as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from operator import attrgetter
 from typing import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
 
-_READ: Final[dict[type[Any], tuple[Callable[[Any], tuple[Any, ...]], dict[str, int]]]] = {}  # all fields; their places
+# All fields of a value; the place of each; the same layout as a class that may be written to.
+_KNOWN: Final[dict[type[Any], tuple[Callable[[Any], tuple[Any, ...]], dict[str, int], type[Any]]]] = {}
 
 
 def changed(value: T, **more: Any) -> T:
     """Raises KeyError for a field that there is none of."""
     kind: type[Any] = type(value)
-    if kind not in _READ:
+    known = _KNOWN.get(kind)
+    if known is None:
         names = [field.name for field in fields(kind)]
-        _READ[kind] = attrgetter(*names), {name: place for place, name in enumerate(names)}
-    read, place_of = _READ[kind]
+        draft = make_dataclass(kind.__name__, names, slots=True, eq=False)
+        known = _KNOWN[kind] = attrgetter(*names), {name: place for place, name in enumerate(names)}, draft
+    read, place_of, draft = known
     values = list(read(value))
     for name, one in more.items():
         values[place_of[name]] = one
-    return cast("T", kind(*values))
+    copy = draft(*values)  # a frozen class sets its fields one by one through object.__setattr__
+    copy.__class__ = kind
+    return cast("T", copy)

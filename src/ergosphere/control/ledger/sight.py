@@ -163,7 +163,7 @@ class Sight:
 
     def _tell(self, board: Board, news: News, now_s: float) -> None:
         if news.whole:
-            return board.take_over(self.picture(now_s))
+            return _take_over(board, self.picture(now_s))
         board.advance(now_s)
         if news.projects:
             board.put_projects(self.projects)
@@ -185,3 +185,18 @@ class Sight:
             nodes=tuple(self.nodes[name] for name in sorted(self.nodes)),
             projects=self.projects,
         )
+
+
+def _take_over(board: Board, view: View) -> None:
+    """The board catches up with a picture: whatever is not on it any more is dropped."""
+    board.advance(view.now_s)
+    board.put_projects(view.projects)
+    for node_id in board.nodes.keys() - {node.id for node in view.nodes}:
+        board.drop_node(node_id)
+    for job_id in board.entries.keys() - {job.id for job in view.jobs}:
+        board.drop_job(job_id)
+    for node in view.nodes:
+        board.put_node(node)
+    for job in view.jobs:
+        board.put_job(job)
+    board.promise({job.id: job.room for job in view.jobs if job.room})

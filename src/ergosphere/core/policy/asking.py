@@ -22,10 +22,13 @@ def shares_wanted(board: Board, entry: Entry) -> Shares:
     shape = entry.shape
     if len(shape.shares) == 1:
         return shape.shares
-    most = ceiling(board.tree, entry.view.project)
-    widest = next((share for share in shape.shares if shape.ranks // share <= most), shape.shares[-1])
-    whole = standing.goes_whole(entry.view, board.standing_of(entry), shape.ranks // widest, board.usable)
-    return (widest,) if whole else shape.shares
+    if entry.whole is None:
+        most = ceiling(board.tree, entry.view.project)
+        widest = next((share for share in shape.shares if shape.ranks // share <= most), shape.shares[-1])
+        entry.whole = (widest,), shape.ranks // widest
+    widest_only, devices = entry.whole
+    whole = standing.goes_whole(entry.view, board.standing_of(entry), devices, board.usable)
+    return widest_only if whole else shape.shares
 
 
 def within_limits(board: Board, entry: Entry, shares: Shares) -> Shares:
@@ -60,7 +63,7 @@ def could_ever_hold(board: Board, shape: Shape, shares: Shares = ()) -> bool:
 
 def _could_hold(board: Board, shape: Shape, share: int) -> bool:
     layer, needed = board.whole.refresh(), shape.ranks // share
-    for area in map(layer.area, board.groups(shape)):
+    for area in map(layer.area, board.pools.groups(shape)):
         if area is None or area.nodes.total < needed:
             continue
         if shape.cells:

@@ -8,12 +8,12 @@ same contents answer alike, however they came to them: a property test compares 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from ergosphere.core.fraction import NEVER_S
 from ergosphere.core.model import (
     ENDED,
-    HOLDS_SEATS,
     JobId,
     JobView,
     NodeId,
@@ -22,7 +22,6 @@ from ergosphere.core.model import (
     Placement,
     ProjectView,
     Seat,
-    Tier,
     View,
 )
 from ergosphere.core.policy import quota, standing
@@ -33,17 +32,18 @@ from ergosphere.core.policy.entry import (
     SEATLESS,
     Entry,
     Key,
-    deadline_s,
     is_emptied,
     is_special,
     kept_masks,
-    masks_of,
+    masks_again,
+    moves_from_s,
     shape_again,
+    sits_alike,
 )
-from ergosphere.core.policy.layers import Group, Layer, Node, PoolKey
+from ergosphere.core.policy.layers import Layer, Node
 from ergosphere.core.policy.leavers import Leavers
 from ergosphere.core.policy.lines import Lines
-from ergosphere.core.policy.packing import groups_for
+from ergosphere.core.policy.packing import Pools
 from ergosphere.core.policy.promises import Promises
 from ergosphere.core.policy.quota import Tree
 from ergosphere.core.policy.reach import Reach
@@ -71,14 +71,15 @@ class Board:
         self.lines = Lines()
         self.leavers = Leavers()
         self.promises = Promises()
+        self.pools = Pools()
         self.borrowing = Borrowing(self.tree)
+        self.others = Others(self.entries, self.nodes, self.now, self.lines, self.leavers, rules, guaranteed=False)
         self.occupants: dict[NodeId, dict[JobId, tuple[int, int]]] = {}
         self.usable = 0  # devices that may be given to somebody
         self.holdable: dict[tuple[Shape, tuple[int, ...]], bool] = {}  # see `asking`; until nodes change
         self._closed: set[NodeId] = set()  # nodes that take no jobs, or are gone; some may sit there still
+        self._claims_after_s = standing.claims_after_s(rules)
         self._alarms = Alarms()
-        self._groups: dict[Shape, list[Group]] = {}
-        self._pool_keys: set[PoolKey] = set()  # of all nodes that ever were
 
     @staticmethod
     def of(view: View, rules: Rules) -> Board:
@@ -95,20 +96,6 @@ class Board:
 
     # ---- what is told
 
-    def take_over(self, view: View) -> None:
-        """Catch up with a picture: whatever is not on it any more is dropped."""
-        self.advance(view.now_s)
-        self.put_projects(view.projects)
-        for node_id in self.nodes.keys() - {node.id for node in view.nodes}:
-            self.drop_node(node_id)
-        for job_id in self.entries.keys() - {job.id for job in view.jobs}:
-            self.drop_job(job_id)
-        for node in view.nodes:
-            self.put_node(node)
-        for job in view.jobs:
-            self.put_job(job)
-        self.promise({job.id: job.room for job in view.jobs if job.room})
-
     def put_projects(self, projects: Iterable[ProjectView]) -> None:
         """The whole tree anew. Raises QuotaTrouble, and changes nothing, when it contradicts itself."""
         listed = tuple(projects)
@@ -120,6 +107,7 @@ class Board:
             self.drop_job(view.id)
         self.tree = Tree(listed)
         self.borrowing = Borrowing(self.tree)
+        self.others = replace(self.others, guaranteed=self.tree.kept)
         for view in views:
             self.put_job(view)
         self.promise(rooms)
@@ -138,9 +126,7 @@ class Board:
         if len(node.seats) != view.devices:
             node.seats = tuple(Seat(view.id, device) for device in range(view.devices))
         node.view, node.pool, node.domain = view, pool, view.domain
-        if pool not in self._pool_keys:
-            self._pool_keys.add(pool)
-            self._groups.clear()
+        self.pools.know(pool)
         node.full = (1 << view.devices) - 1 if takes_jobs(view) else 0
         self.usable += node.full.bit_count()
         (self._closed.discard if node.full else self._closed.add)(view.id)
@@ -148,7 +134,7 @@ class Board:
             self._alarms.look_at_node(view.id, view.flaky_until_s)
         node.recount()
         node.promised = self.promises.mask(view.id)
-        self.touch(node)
+        self._has_changed(node)
         self.whole.touch(node)
         self.holdable.clear()
         self._look_again_at(node)
@@ -164,23 +150,24 @@ class Board:
     def put_job(self, view: JobView) -> bool:
         """A job that is new or has changed; one that has ended is dropped. False: no decision changes by that."""
         before = self.entries.get(view.id)
-        if before is not None and before.view == view:
+        if before is not None and before.view.phase is view.phase and before.view == view:
             return False
         if view.phase in ENDED:
             self.drop_job(view.id)
             return True
+        entry = self.entries[view.id] = Entry(view, shape_again(view, before), masks_again(view, before))
+        stays = before is not None and sits_alike(before, entry)
         if before is not None:
-            self._take_off(before)
-        masks = masks_of((*view.seats, *view.going_to)) if view.phase in HOLDS_SEATS else {}
-        entry = self.entries[view.id] = Entry(view, shape_again(view, before), masks)
-        self._put_on(entry)
+            self._take_off(before, stays=stays)
+        self._put_on(entry, stays=stays)
         came_up = view.phase is Phase.RUNNING and before is not None and before.view.phase in COMING
-        return not came_up or comes_up(entry, self.now_s, self._others())
+        return not came_up or comes_up(entry, self.now_s, self.others)
 
     def drop_job(self, job_id: JobId) -> None:
         entry = self.entries.pop(job_id, None)
         if entry is not None:
-            self._take_off(entry)
+            self._take_off(entry, stays=False)
+            self.leavers.shrunk.changed.discard(job_id)
             self._forget_promise(job_id)
             self._alarms.forget_job(job_id)
 
@@ -201,7 +188,7 @@ class Board:
                 entry = self.entries[JobId(name)]
                 before = Footing.of(entry, self.lines)
                 self._look_again(entry)
-                stirred |= stirs(entry, before, Span(at_s, now_s), self._others())
+                stirred |= stirs(entry, before, Span(at_s, now_s), self.others)
             elif name in self.nodes:
                 self.put_node(self.nodes[NodeId(name)].view)
                 stirred = True
@@ -209,7 +196,7 @@ class Board:
 
     def alarm_s(self) -> float:
         """When time alone may change a decision next; inf if nobody waits and nobody is to be grown."""
-        if self.lines.is_empty() and not self.leavers.shrunk:
+        if self.lines.is_empty() and not self.leavers.shrunk.jobs:
             return NEVER_S
         return self._alarms.first_s()
 
@@ -221,16 +208,6 @@ class Board:
     def job(self, job_id: JobId) -> JobView | None:
         entry = self.entries.get(job_id)
         return entry.view if entry else None
-
-    def groups(self, shape: Shape) -> list[Group]:
-        """Where a shape may sit, best first."""
-        if shape not in self._groups:
-            self._groups[shape] = groups_for(shape, self._pool_keys)
-        return self._groups[shape]
-
-    def pool_keys(self, shape: Shape) -> list[PoolKey]:
-        """The pools of its groups, best first, each once."""
-        return list(dict.fromkeys(key for group in self.groups(shape) for key in group))
 
     def touch(self, node: Node) -> None:
         self.now.touch(node)
@@ -245,17 +222,14 @@ class Board:
 
     def key(self, entry: Entry) -> Key:
         """Order of being served: standing, services first, fair share of its project, deadline, submission, id."""
-        view = entry.view
-        urgency, training = self.standing_of(entry), not view.service
-        return (urgency, training, self.tree.share(view.project), deadline_s(view), view.submitted_s, view.id)
+        return (self.standing_of(entry), entry.training, self.tree.share(entry.view.project), entry.rest)
 
     def standing_of(self, entry: Entry) -> int:
-        return standing_now(entry, self.tree, self.leavers)
+        return standing_now(entry, self.tree, self.leavers) if self.tree.kept else entry.standing
 
-    def is_promised(self, job_id: JobId) -> bool:
-        """Its devices are promised to it: it is neither basic nor borrowed."""
-        entry = self.entries[job_id]
-        return entry.view.tier is not Tier.BASIC and not entry.borrowed
+    def may_claim(self, entry: Entry, urgency: int) -> bool:
+        """Whether others have to leave for one that waits in this standing."""
+        return entry.waits_s + self._claims_after_s[urgency] <= self.now_s
 
     def sort_borrowed(self) -> None:
         """Of the work that holds seats, find what lies beyond what its project may use: the weakest and youngest."""
@@ -272,14 +246,18 @@ class Board:
         held = (mask for name in self._closed for mask, _ in self.occupants.get(name, {}).values())
         return self.usable + sum(mask.bit_count() for mask in held)
 
-    def _others(self) -> Others:
-        return Others(self.entries, self.nodes, self.now, self.lines, self.leavers, self.rules, self.tree.kept)
-
     # ---- putting on and taking off
 
-    def _put_on(self, entry: Entry) -> None:
-        self._sit(entry)
-        self.borrowing.count(entry, 1)
+    def _put_on(self, entry: Entry, *, stays: bool) -> None:
+        """`stays`: it sits where it sat already."""
+        entry.moves_s = moves_from_s(entry.view, self.rules)
+        self.leavers.shrunk.changed.add(entry.view.id)
+        if stays:
+            self.reach.touch_nodes(entry.masks)
+        else:
+            self._sit(entry)
+        if self.tree.kept or not stays:
+            self.borrowing.count(entry, 1)
         self._enter(entry)
 
     def _enter(self, entry: Entry) -> None:
@@ -292,11 +270,12 @@ class Board:
         at_s = max(next_look_s(entry, self.now_s, self.rules), self.now_s + TICK_S)
         self._alarms.look_at_job(entry.view.id, at_s)
 
-    def _take_off(self, entry: Entry) -> None:
-        for name in entry.masks:
+    def _take_off(self, entry: Entry, *, stays: bool) -> None:
+        for name in () if stays else entry.masks:
             self.occupants[name].pop(entry.view.id, None)
             self._recount(name)
-        self.borrowing.count(entry, -1)
+        if self.tree.kept or not stays:
+            self.borrowing.count(entry, -1)
         self._unlist(entry)
         self.lines.drop(entry)
 
@@ -315,7 +294,7 @@ class Board:
         node = self.nodes.get(name)
         if node is not None:
             node.recount()
-            self.touch(node)
+            self._has_changed(node)
 
     def _list(self, entry: Entry) -> None:
         """Its standing; and if it could be frozen, its place among those who could leave."""
@@ -323,7 +302,7 @@ class Board:
         entry.standing, entry.changes_s = self._judged(view)
         entry.listed_s = self.now_s
         if view.phase is Phase.RUNNING and view.not_before_s <= self.now_s:
-            self.leavers.add_size(entry)
+            self.leavers.add_size(entry, self.rules)
         if entry.devices and view.phase is Phase.RUNNING and view.freezable and view.not_before_s <= self.now_s:
             self.leavers.add(entry, guarded=self._is_guarded(entry))
 
@@ -342,8 +321,9 @@ class Board:
         """Whether it has to be looked at by itself, and not as one of many that ask for the same."""
         if entry.view.id in self.promises.rooms or is_special(entry, self.now_s, self.rules):
             return True
-        emptied = (name in self.nodes and is_emptied(self.nodes[name].view) for name in entry.masks)
-        return entry.view.phase is Phase.RUNNING and any(emptied)
+        if self._closed.isdisjoint(entry.masks) or entry.view.phase is not Phase.RUNNING:
+            return False
+        return any(name in self.nodes and is_emptied(self.nodes[name].view) for name in entry.masks)
 
     # ---- nodes and promises
 
@@ -351,6 +331,7 @@ class Board:
         for layer in (self.now, self.soon, self.whole):
             layer.forget(node)
         self.reach.forget(node)
+        self.promises.idle_devices -= self.promises.idle.pop(node.id, 0)
         self.holdable.clear()
 
     def _look_again_at(self, node: Node) -> None:
@@ -374,6 +355,10 @@ class Board:
     def _look_again(self, entry: Entry) -> None:
         """Time has passed. Mostly it stands as it did, and has to be looked at later once more."""
         view = entry.view
+        steady = view.phase is Phase.RUNNING and entry.standing in standing.STEADY and self.now_s < entry.changes_s
+        if steady and view.not_before_s <= entry.listed_s:  # a moment that concerns others only: see `stirring`
+            self._look_later(entry)
+            return
         single = self._is_single(entry)
         stands, changes_s = self._judged(view)
         as_it_was = (stands, single) == (entry.standing, view.id in self.lines.singles)
@@ -395,5 +380,10 @@ class Board:
             node = self.nodes.get(name)
             if node is not None:
                 node.promised = self.promises.mask(name)
-                node.version += 1
-                self.touch(node)
+                self._has_changed(node)
+
+    def _has_changed(self, node: Node) -> None:
+        """Who sits there, or what is promised."""
+        self.promises.count_idle(node)
+        self.leavers.shrunk.look_again(node.occupants)
+        self.touch(node)

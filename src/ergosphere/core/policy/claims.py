@@ -19,30 +19,25 @@ from ergosphere.core.policy.turn import Turn
 
 def has_claim(turn: Turn, entry: Entry) -> bool:
     """A single device needs none: the first that comes free is its own."""
-    board, job = turn.board, entry.view
-    if not (job.service or in_pieces(entry)):
+    if entry.training and not entry.pieces:
         return False
+    board = turn.board
     urgency = board.standing_of(entry)
-    return urgency != standing.BORROWED if job.service else standing.may_claim(job, urgency, board.now_s, board.rules)
-
-
-def in_pieces(entry: Entry) -> bool:
-    """It needs more than one device, so others may use what comes free for it."""
-    return entry.shape.ranks > entry.shape.shares[-1]
+    return board.may_claim(entry, urgency) if entry.training else urgency != standing.BORROWED
 
 
 def could_be_had(turn: Turn, entry: Entry) -> bool:
     """Whether its room might be found if all left for it that ever would: False is certain. Who has a wish or
     a room is tried anyhow."""
-    board, job = turn.board, entry.view
+    board = turn.board
     if entry.gang is None:
         return True
     if not turn.failed and board.now.refresh().total >= entry.shape.ranks // entry.shape.shares[-1]:
         return True  # nobody was refused yet: most likely there is room
     urgency = board.standing_of(entry)
     leave_from = urgency if has_claim(turn, entry) else urgency + 1
-    layer = board.reach.layer((leave_from, standing.FIRST_OF[job.tier]))
-    return is_within(layer, entry.shape, board.groups(entry.shape))
+    layer = board.reach.layer((leave_from, standing.FIRST_OF[entry.view.tier]))
+    return is_within(layer, entry.shape, board.pools.groups(entry.shape))
 
 
 def yielding(turn: Turn, entry: Entry) -> Iterator[Entry]:

@@ -31,7 +31,7 @@ from ergosphere.core.model import (
 from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.asking import shares_wanted, within_limits
 from ergosphere.core.policy.board import Board
-from ergosphere.core.policy.claims import could_be_had, has_claim, in_pieces
+from ergosphere.core.policy.claims import could_be_had, has_claim
 from ergosphere.core.policy.defrag import bring_together
 from ergosphere.core.policy.elastic import grow, spread, take_from_weaker
 from ergosphere.core.policy.entry import MOVES, Entry, Key, Place, falls_short, is_emptied
@@ -43,6 +43,8 @@ from ergosphere.core.policy.standing import waits
 from ergosphere.core.policy.turn import Turn
 from ergosphere.core.policy.victims import make_room, shrink_peers, would_fit
 from ergosphere.core.policy.waiting import WaitingReasons
+
+Queued = tuple[Key, int, int, Entry]  # key, number of its line (-1: none), `Tree.uses` as of then, and who
 
 CLAIMANT_MAX: Final = 64  # places behind one that found no room in which a claim is looked for
 
@@ -56,10 +58,11 @@ def decide(view: View | Board, rules: Rules) -> Plan:
     turn = Turn(board, moves_left=rules.moves_per_turn)
     try:
         # 1. What owners and operators asked for, whoever they are: it frees seats.
-        for entry in _singles(board):
+        singles = _singles(board)
+        for entry in singles:
             _obey(turn, entry)
         # 2. Seats, to one job after the other: who is owed most first.
-        for entry in _queue(turn):
+        for entry in _queue(turn, singles):
             turn.urgency = board.standing_of(entry)
             turn.lift_promise(entry.view.id)
             _serve(turn, entry)
@@ -78,40 +81,37 @@ def _singles(board: Board) -> list[Entry]:
     return sorted((board.entries[job_id] for job_id in board.lines.singles), key=board.key)
 
 
-def _queue(turn: Turn) -> Iterator[Entry]:
+def _queue(turn: Turn, singles: list[Entry]) -> Iterator[Entry]:
     """Everybody who wants something, in order. Of a line only the first is looked at, until its shape finds no room.
 
     What the others get in the meantime can only move a job back: a key that has grown is put back into the heap.
     """
-    board = turn.board
-    heap: list[tuple[Key, JobId, int]] = []
+    board, tree, entries, keyed = turn.board, turn.board.tree, turn.board.entries, turn.board.key
     lines = list(board.lines.gangs.values())
-    for number, line in enumerate(lines):
-        heap.append((board.key(board.entries[line[0][-1]]), line[0][-1], number))
-    heap.extend((board.key(entry), entry.view.id, -1) for entry in _singles(board))
+    heads = [(entries[line[0][-1]], number) for number, line in enumerate(lines)]
+    heap: list[Queued] = [(keyed(entry), number, tree.uses, entry) for entry, number in heads]
+    heap += [(keyed(entry), -1, tree.uses, entry) for entry in singles]
     heapify(heap)
     place = [0] * len(lines)
     while heap:
-        key, job_id, number = heap[0]
-        entry = board.entries[job_id]
+        key, number, uses, entry = heap[0]
         if number >= 0 and _is_hopeless(turn, entry):
             claimant = _claimant_behind(turn, lines[number], place[number])
             if claimant is None:
                 heappop(heap)
             else:
                 place[number], entry = claimant
-                heapreplace(heap, (board.key(entry), entry.view.id, number))
+                heapreplace(heap, (keyed(entry), number, tree.uses, entry))
             continue
-        current = board.key(entry)
-        if current != key:
-            heapreplace(heap, (current, job_id, number))
+        if uses != tree.uses and (current := keyed(entry)) != key:
+            heapreplace(heap, (current, number, tree.uses, entry))
             continue
         yield entry
         behind = _behind(board, lines, place, number)
         if behind is None:
             heappop(heap)
         else:
-            heapreplace(heap, (board.key(behind), behind.view.id, number))
+            heapreplace(heap, (keyed(behind), number, tree.uses, behind))
 
 
 def _behind(board: Board, lines: list[list[Place]], place: list[int], number: int) -> Entry | None:
@@ -125,7 +125,7 @@ def _behind(board: Board, lines: list[list[Place]], place: list[int], number: in
 
 def _is_hopeless(turn: Turn, entry: Entry) -> bool:
     """Somebody before it who asked for the same was given nothing."""
-    if entry.gang in turn.stuck:
+    if turn.stuck and entry.gang in turn.stuck:
         return True
     return bool(turn.failed) and _was_in_vain(turn, entry, shares_wanted(turn.board, entry))
 
@@ -140,7 +140,7 @@ def _was_in_vain(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> bool:
 def _claimant_behind(turn: Turn, line: list[Place], place: int) -> tuple[int, Entry] | None:
     """The next in a line whose first found no room that has a claim and is not hopeless, and its place."""
     first = turn.board.entries[line[place][-1]]
-    if first.gang in turn.stuck or not in_pieces(first):  # a service's replicas stand in front of their line
+    if first.gang in turn.stuck or not first.pieces:  # a service's replicas stand in front of their line
         return None
     for at, (*_, job_id) in islice(enumerate(line), place + 1, place + 1 + CLAIMANT_MAX):
         entry = turn.board.entries[job_id]
@@ -202,11 +202,12 @@ def _deadline(turn: Turn, entry: Entry, names: list[NodeId]) -> tuple[float | No
 def _serve(turn: Turn, entry: Entry) -> None:
     job = entry.view
     decision = turn.decisions.get(job.id)
+    if decision is None and waits(job):
+        _seat(turn, entry)
+        return
     match decision:
         case Freeze(why=why) if why in MOVES:
             _hold_destination(turn, entry)
-        case None if waits(job):
-            _seat(turn, entry)
         case None if job.phase is Phase.FREEZING and job.freezing_why in MOVES and not (job.paused or job.cancel):
             _hold_destination(turn, entry)
         case None if job.phase is Phase.RUNNING and job.move_asked and job.id not in turn.reasons:
@@ -226,7 +227,7 @@ def _seat(turn: Turn, entry: Entry) -> None:
         _wait_out(turn, entry)
         return
     wanted = shares_wanted(board, entry)
-    shares = within_limits(board, entry, wanted)
+    shares = within_limits(board, entry, wanted) if board.tree.guarded else wanted
     if not shares:
         _over_quota(turn, entry, job.ranks // wanted[-1])
         return
@@ -280,8 +281,7 @@ def _seat_with(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
         found = turn.own_room(entry, board.soon) or turn.place(entry, board.soon, shares)
     if found is None:
         return make_room(turn, entry, shares)
-    turn.reasons[job.id] = reasons.room_coming(job, found, turn.leaving_from(found))
-    turn.hold(job, found)
+    turn.hold_coming(job, found)
     turn.use(job, len(set(found)))
     return True
 
@@ -381,7 +381,7 @@ def _fit_with_own(turn: Turn, entry: Entry) -> Placement | None:
     for name, mask in entry.masks.items():
         if name in offered:
             offered[name] |= mask & board.nodes[name].full & ~board.nodes[name].taken
-    groups = board.groups(entry.shape)
+    groups = board.pools.groups(entry.shape)
     return next(
         (
             found

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from ergosphere.core.fraction import HOUR_S, PROMISE, slack
-from ergosphere.core.model import Freeze, Phase, Placement, Tier, Why
+from ergosphere.core.fraction import PROMISE, slack
+from ergosphere.core.model import Freeze, Placement, Tier, Why
 from ergosphere.core.policy import reasons
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.layers import Node
@@ -66,7 +66,7 @@ def _on_one_node(entry: Entry) -> int | None:
 def _nodes(turn: Turn, entry: Entry, needed: int) -> Iterator[Node]:
     """Nodes that lack the fewest devices first; none that could not thaw it."""
     layer = turn.board.now.refresh()
-    for key in turn.board.pool_keys(entry.shape):
+    for key in turn.board.pools.keys(entry.shape):
         pool = layer.pools.get(key)
         if pool is None or pool.nodes.total < needed:
             continue
@@ -122,16 +122,11 @@ def _movable(turn: Turn, node: Node, winner: Entry) -> Iterator[Entry]:
     board = turn.board
     for job_id, (mask, _) in node.occupants.items():
         entry = board.entries[job_id]
-        job = entry.view
         if entry is winner or mask & (node.taken | node.promised):
             continue
         if winner.devices and not _spares_a_move(turn, entry):
             continue
-        settled = job.running_since_s is not None and job.running_since_s + board.rules.settle_s <= board.now_s
-        recent = sum(at_s > board.now_s - HOUR_S for at_s in job.pauses)
-        if job.phase is not Phase.RUNNING or not settled or recent >= board.rules.pauses_per_hour:
-            continue
-        if len(entry.masks) == 1 and job.freezable and job.not_before_s <= board.now_s and job_id not in turn.decisions:
+        if entry.moves_s <= board.now_s and len(entry.masks) == 1 and job_id not in turn.decisions:
             yield entry
 
 
@@ -158,8 +153,7 @@ def _move(turn: Turn, entry: Entry, moves: Moves) -> bool:
             turn.untake(found)
         return False
     _send(turn, entry, moves)
-    turn.reasons[job.id] = reasons.room_coming(job, target, turn.leaving_from(target))
-    turn.hold(job, target)
+    turn.hold_coming(job, target)
     turn.use(job, len(set(target)))
     return True
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import nsmallest
+from itertools import islice
 
-from ergosphere.core.fraction import HOUR_S
-from ergosphere.core.model import JobView, NodeId, Placement, Why
+from ergosphere.core.model import NodeId, Placement
 from ergosphere.core.policy import reasons
 from ergosphere.core.policy.asking import could_ever_hold
 from ergosphere.core.policy.defrag import clear_beside
@@ -25,7 +24,7 @@ def grow(turn: Turn) -> None:
     Nobody grows where somebody waits for devices."""
     board = turn.board
     shrunk_ones = board.leavers.shrunk
-    if not shrunk_ones or not board.now.refresh().total:
+    if not shrunk_ones.jobs or not board.now.refresh().total:
         return
     wanted = _wanted(turn)
     if wanted >= board.now.pools.keys():  # somebody waits for whatever there is
@@ -33,8 +32,9 @@ def grow(turn: Turn) -> None:
     _grow_here(turn, wanted)
     if not board.now.refresh().total:
         return
-    movable = [board.entries[job_id] for job_id in shrunk_ones if _could_move(turn, board.entries[job_id])]
-    for entry in nsmallest(board.rules.moves_per_turn, movable, key=board.key):
+    in_order = (board.entries[job_id] for job_id in shrunk_ones.in_order(board.tree.share))
+    movable = (entry for entry in in_order if _could_move(turn, entry))
+    for entry in list(islice(movable, board.rules.moves_per_turn)):
         if entry.view.id not in turn.decisions and not _grow_elsewhere(turn, entry, wanted):
             _grow_by_moves(turn, entry, wanted)
 
@@ -43,20 +43,20 @@ def _wanted(turn: Turn) -> set[PoolKey]:
     """Pools in which somebody waits who could sit there once others leave."""
     board = turn.board
     waiting = {shape for shape, shares, _ in turn.failed if could_ever_hold(board, shape, shares)}
-    return {key for shape in waiting for key in board.pool_keys(shape)}
+    return {key for shape in waiting for key in board.pools.keys(shape)}
 
 
 def _grow_here(turn: Turn, wanted: set[PoolKey]) -> None:
-    board = turn.board
-    could = [board.entries[job_id] for job_id in board.leavers.shrunk if _could_grow(turn, board.entries[job_id])]
+    board, shrunk_ones = turn.board, turn.board.leavers.shrunk
+    could = [one for job_id in shrunk_ones.to_look_at() if _stays(turn, one := board.entries[job_id])]
     for entry in sorted(could, key=board.key):
         if _touches(turn, entry.masks, wanted):
             continue
         found = spread(turn, entry)
-        if found is None:
-            entry.seen = -1 if board.tree.guarded else _versions(turn, entry)  # a limit may be lifted elsewhere
-        else:
+        if found is not None:
             turn.resize(entry, found, reasons.grown(entry.view, found))
+        elif not board.tree.guarded:  # else a limit may be lifted elsewhere
+            shrunk_ones.changed.discard(entry.view.id)
 
 
 def _touches(turn: Turn, nodes: Iterable[NodeId], wanted: set[PoolKey]) -> bool:
@@ -64,32 +64,15 @@ def _touches(turn: Turn, nodes: Iterable[NodeId], wanted: set[PoolKey]) -> bool:
     return any(known[name].pool in wanted for name in nodes if name in known)
 
 
-def _could_grow(turn: Turn, entry: Entry) -> bool:
-    """It stays, and something has changed on its nodes since it could not."""
-    return entry.seen != _versions(turn, entry) and _stays(turn, entry)
-
-
 def _stays(turn: Turn, entry: Entry) -> bool:
     """It is not about to leave, and its last resize is not too fresh."""
-    job, board = entry.view, turn.board
-    if job.resized_s and job.resized_s + board.rules.grow_after_s > board.now_s:
-        return False
-    leaves = job.paused or job.cancel or job.move_asked or job.id in turn.decisions
-    return not leaves and not board.silent(entry)
+    board = turn.board
+    return entry.grows_s <= board.now_s and entry.view.id not in turn.decisions and not board.silent(entry)
 
 
 def _could_move(turn: Turn, entry: Entry) -> bool:
     """It may be frozen, and has settled."""
-    job, board = entry.view, turn.board
-    if job.running_since_s is None or job.running_since_s + board.rules.settle_s > board.now_s:
-        return False
-    if job.id in turn.reasons or _recent_pauses(turn, job) >= board.rules.pauses_per_hour:
-        return False
-    return _stays(turn, entry) and turn.freeze_refused(entry, Why.RESIZE) is None
-
-
-def _recent_pauses(turn: Turn, job: JobView) -> int:
-    return sum(at_s > turn.board.now_s - HOUR_S for at_s in job.pauses)
+    return entry.moves_s <= turn.board.now_s and entry.view.id not in turn.reasons and _stays(turn, entry)
 
 
 def _grow_by_moves(turn: Turn, entry: Entry, wanted: set[PoolKey]) -> None:
@@ -107,12 +90,6 @@ def _grow_elsewhere(turn: Turn, entry: Entry, wanted: set[PoolKey]) -> bool:
             go_elsewhere(turn, entry, found, reasons.grows_elsewhere(job, found))
             return True
     return False
-
-
-def _versions(turn: Turn, entry: Entry) -> int:
-    """Grows whenever anything changes on its nodes."""
-    nodes = turn.board.nodes
-    return sum([nodes[name].version for name in entry.masks if name in nodes])
 
 
 def spread(turn: Turn, entry: Entry) -> Placement | None:

@@ -69,7 +69,7 @@ def _with_memory(turn: Turn, entry: Entry, share: int, breaking: bool) -> Placem
 
 def _place(turn: Turn, entry: Entry, shape: Shape, share: int, breaking: bool) -> Placement | None:
     board = turn.board
-    groups = board.groups(entry.shape)
+    groups = board.pools.groups(entry.shape)
     with turn.vacated(entry):
         found = find(entry.view, shape, share, board.now.refresh(), board.nodes, groups)
         if found is None and breaking:

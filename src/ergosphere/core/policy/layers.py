@@ -37,7 +37,6 @@ class Node:
         "promised",
         "seats",
         "taken",
-        "version",
         "view",
     )
 
@@ -54,11 +53,9 @@ class Node:
         self.taken = 0  # given or held this turn
         self.going = 0  # in use by a job that this turn sends away
         self.promised = 0  # held since an earlier turn for a job that was not served yet
-        self.version = 0  # of who sits here, and what is held for others
 
     def recount(self) -> None:
         """The base masks from who sits here."""
-        self.version += 1
         held = leaving = 0
         for mask, kept in self.occupants.values():
             held |= kept
@@ -248,28 +245,27 @@ class Pool(Area):
     def domain(self, name: str) -> Buckets:
         return self.domains[name]
 
-    def add(self, node: NodeId, domain: str, count: int) -> None:
-        self.nodes.add(node, count)
+    def put(self, node: NodeId, domain: str, count: int, before: int | None) -> None:
+        """It could give `count`; so far it could give `before` (None: it is new here)."""
         buckets = self.domains.get(domain)
         if buckets is None:
             buckets = self.domains[domain] = Buckets()
             insort(self.by_free, (0, domain))
-        before = buckets.total
-        buckets.add(node, count)
-        self._moved(domain, before, buckets.total)
+        total = buckets.total
+        for stock in (self.nodes, buckets):
+            if before is not None:
+                stock.remove(before)
+            stock.add(node, count)
+        self._moved(domain, total, buckets.total)
 
     def lose(self, node: NodeId, domain: str, count: int) -> None:
         """The node is not of this pool any more."""
-        self.remove(domain, count)
-        self.nodes.members.discard(node)
-        self.domains[domain].members.discard(node)
-
-    def remove(self, domain: str, count: int) -> None:
-        self.nodes.remove(count)
         buckets = self.domains[domain]
-        before = buckets.total
-        buckets.remove(count)
-        self._moved(domain, before, buckets.total)
+        total = buckets.total
+        for stock in (self.nodes, buckets):
+            stock.remove(count)
+            stock.members.discard(node)
+        self._moved(domain, total, buckets.total)
 
     def _moved(self, domain: str, before: int, after: int) -> None:
         if before != after:
@@ -331,17 +327,17 @@ class Layer:
             pool = self.pools.get(node.pool)
             if pool is None:
                 pool = self.pools[node.pool] = Pool()
-            if before is not None:
-                pool.remove(node.domain, before)
-                self.total -= before
+            pool.put(node.id, node.domain, count, before)
             self.counts[node.id] = count
-            pool.add(node.id, node.domain, count)
-            self.total += count
+            self.total += count - (before or 0)
         self._stale.clear()
         return self
 
     def area(self, group: Group) -> Area | None:
         """The pools of a group that have something to give, as one; None if none has."""
+        if len(group) == 1:
+            pool = self.pools.get(group[0])
+            return pool if pool is not None and pool.nodes.total else None
         parts = [pool for key in group if (pool := self.pools.get(key)) is not None and pool.nodes.total]
         if len(parts) > 1:
             return Union(parts)

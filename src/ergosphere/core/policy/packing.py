@@ -12,6 +12,30 @@ from ergosphere.core.policy.shape import Shape
 Nodes = Mapping[NodeId, Node]
 
 
+class Pools:
+    """All pools that any node ever was in, and where shapes may sit among them."""
+
+    def __init__(self) -> None:
+        self._keys: set[PoolKey] = set()
+        self._groups: dict[Shape, list[Group]] = {}
+
+    def know(self, key: PoolKey) -> None:
+        if key not in self._keys:
+            self._keys.add(key)
+            self._groups.clear()
+
+    def groups(self, shape: Shape) -> list[Group]:
+        """Where a shape may sit, best first."""
+        found = self._groups.get(shape)
+        if found is None:
+            found = self._groups[shape] = groups_for(shape, self._keys)
+        return found
+
+    def keys(self, shape: Shape) -> list[PoolKey]:
+        """The pools of its groups, best first, each once."""
+        return list(dict.fromkeys(key for group in self.groups(shape) for key in group))
+
+
 def groups_for(shape: Shape, keys: Iterable[PoolKey]) -> list[Group]:
     """Pools that a gang of this shape may mix, best first: where its data lies, the fastest type.
 

@@ -46,6 +46,7 @@ class Tree:
         self._own: dict[str, Use] = {}  # by pool: what its own work uses, not that of guaranteed projects below it
         self._wanted: dict[str, int] = {}  # by project: devices waited for below it that a guarantee may cover
         self._allowances: dict[str, float] | None = None
+        self.uses = 0  # how often that has changed
         self.unmet = False  # somebody waits for what is guaranteed to it, as of the last `settle`
         self.guarded = any(one.guarantee is not None or one.limit is not None for one in self.projects.values())
         self.kept = any(one.guarantee is not None for one in self.projects.values())
@@ -68,6 +69,7 @@ class Tree:
     def use(self, project: str, tier: Tier, devices: int) -> None:
         """`devices` more (or, negative, fewer) are in use."""
         self._shares.clear()
+        self.uses += 1
         for name in self.path(project):
             _add(self._use, name, tier, devices)
         if self.kept:

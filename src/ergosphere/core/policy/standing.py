@@ -24,6 +24,8 @@ COUNT: Final = 7
 FIRST_OF: Final = {Tier.PREMIUM: PREMIUM, Tier.STANDARD: OWED, Tier.BASIC: OVERDUE}  # the most urgent of each tier
 CLAIMING: Final = frozenset({PREMIUM, OWED, OVERDUE, BORROWED})  # standings in which nobody is passed over for ever
 
+STEADY: Final = frozenset({PREMIUM, OVERDUE, LONG})  # of who runs: what it stands by does not move with time
+
 LOST_S: Final = 1.0  # an hour counts as lost so long after its slack is spent
 
 
@@ -126,10 +128,15 @@ def claims_since_s(job: JobView, urgency: int, rules: Rules) -> float:
     return _waits_since_s(job) + (rules.patience_s if urgency >= OVERDUE else 0.0)
 
 
-def may_claim(job: JobView, urgency: int, now_s: float, rules: Rules) -> bool:
-    """Whether others have to leave for that. A standard job is given the usual turns of an hour first."""
-    usual_s = rules.quantum_s if urgency == OWED else 0.0
-    return claims_since_s(job, urgency, rules) + usual_s <= now_s
+def claims_after_s(rules: Rules) -> tuple[float, ...]:
+    """By standing, after how long a wait others have to leave for that. A standard job is given the usual turns of an
+    hour first."""
+    return tuple(
+        NEVER_S
+        if urgency not in CLAIMING
+        else (rules.patience_s if urgency >= OVERDUE else rules.quantum_s if urgency == OWED else 0.0)
+        for urgency in range(COUNT)
+    )
 
 
 def ripens_s(job: JobView, rules: Rules) -> tuple[float, float]:

@@ -116,7 +116,7 @@ def _yields(entry: Entry, foremost: int) -> bool:
 
 def _lets_pass(entry: Entry, others: Others) -> bool:
     """Whether it stood before others that would grow elsewhere: of those some a turn are looked at, in order."""
-    shrunk = others.leavers.shrunk
+    shrunk = others.leavers.shrunk.jobs
     crowded = entry.view.id in shrunk and len(shrunk) > others.rules.moves_per_turn
     return crowded and others.now.refresh().total > 0
 
@@ -131,7 +131,7 @@ def comes_up(entry: Entry, now_s: float, others: Others) -> bool:
         return True
     if others.foremost() == standing.PREMIUM:
         return True
-    return entry.view.id in others.leavers.shrunk and _may_grow(entry, now_s, others)
+    return entry.view.id in others.leavers.shrunk.jobs and _may_grow(entry, now_s, others)
 
 
 def _yields_from_s(entry: Entry, before: Footing, rules: Rules) -> Iterator[float]:
@@ -150,7 +150,7 @@ def _may_move(entry: Entry, span: Span, others: Others) -> bool:
     if view.running_since_s is None or not others.now.refresh().total:
         return False
     settles = span.has(view.running_since_s + rules.settle_s)
-    if view.id in others.leavers.shrunk:
+    if view.id in others.leavers.shrunk.jobs:
         ripens = settles or span.has(view.not_before_s) or span.has(view.resized_s + rules.grow_after_s)
         return ripens and _may_grow(entry, span.now_s, others)
     return settles and len(entry.masks) == 1 and _may_make_room(entry, span.now_s, others)
@@ -180,7 +180,7 @@ def _may_make_room(entry: Entry, now_s: float, others: Others) -> bool:
     free, here, devices = others.now.refresh().total, node.now().bit_count(), entry.devices
     if free - here < devices or (needs_one_node(entry.shape) and not others.gives(devices, 1 + here // devices)):
         return False
-    small = (one for one in _beside(entry, node, others) if one.view.id in others.leavers.shrunk)
+    small = (one for one in _beside(entry, node, others) if one.view.id in others.leavers.shrunk.jobs)
     for one in small:
         steps = (size - one.devices for size in larger(one.shape, one.devices))
         if _has_settled(one, now_s, others.rules) and any(here < more <= free for more in steps):

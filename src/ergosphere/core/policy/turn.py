@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from ergosphere.core.policy.seats import keeps_cells
 from ergosphere.core.policy.shape import Shape
 
 Ask = tuple[str, Tier, int]  # project, tier, devices
+Later = Callable[[], Reason]  # worded when it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Turn:
 
     board: Board
     decisions: dict[JobId, Decision] = field(default_factory=dict)
-    reasons: dict[JobId, Reason] = field(default_factory=dict)
+    reasons: dict[JobId, Reason | Later] = field(default_factory=dict)
     rooms: dict[JobId, Placement] = field(default_factory=dict)
     # shapes that found no room with these ranks per device, without a claim (or, True, with one); nobody behind will
     failed: set[tuple[Shape, tuple[int, ...], bool]] = field(default_factory=set)
@@ -44,6 +45,7 @@ class Turn:
     held_free: int = 0  # devices that were free and are held for somebody now
     marks: int = 0  # how often what may be had has changed
     smaller: tuple[tuple[int, int, int], list[Leaver]] | None = None  # see `victims`
+    frozen: tuple[tuple[int, int], dict[JobId, Leaver]] | None = None  # there, too
     _touched: set[NodeId] = field(default_factory=set)
     _used: list[tuple[JobView, int]] = field(default_factory=list)
     _kept: set[JobId] = field(default_factory=set)  # promises that this turn has lifted
@@ -89,11 +91,18 @@ class Turn:
 
     def hold(self, job: JobView, placement: Placement) -> None:
         """Seats for it, once they are free."""
+        self.marks += 1
         for name, mask in masks_of(placement).items():
             node = self.board.nodes[name]
             self.held_free += (mask & ~(node.held | node.leaving)).bit_count()
-        self.take(placement)
+            node.taken |= mask
+            self._mark(name)
         self.rooms[job.id] = placement
+
+    def hold_coming(self, job: JobView, placement: Placement) -> None:
+        """The same for one that waits, and why it does: worded only when somebody reads it."""
+        self.reasons[job.id] = lambda: reasons.room_coming(job, placement, self.leaving_from(placement))
+        self.hold(job, placement)
 
     def leave(self, entry: Entry) -> None:
         """Its seats come free before long; some may be held already for a job that waits for it to ripen."""
@@ -175,8 +184,7 @@ class Turn:
         if entry is None or not standing.waits(entry.view):
             return standing.COUNT
         urgency = board.standing_of(entry)
-        claims = standing.may_claim(entry.view, urgency, board.now_s, board.rules)
-        return urgency if claims else standing.COUNT
+        return urgency if board.may_claim(entry, urgency) else standing.COUNT
 
     @contextmanager
     def vacated(self, entry: Entry) -> Iterator[None]:
@@ -217,7 +225,9 @@ class Turn:
         return None
 
     def _place(self, entry: Entry, layer: Layer, share: int) -> Placement | None:
-        if layer.refresh().total + self.board.promises.devices < entry.shape.ranks // share:
+        promises = self.board.promises
+        held = promises.idle_devices if layer is self.board.now else promises.devices
+        if layer.refresh().total + held < entry.shape.ranks // share:
             return None
         found = self.place_as_is(entry, layer, share)
         if found is not None or not self.board.promises.on or not self._would_give_more(layer):
@@ -229,7 +239,9 @@ class Turn:
         """Whether any node could give more if the promises to those behind were broken. Reckoned once between marks."""
         asked = (self.marks, self.urgency, layer is self.board.now)
         if asked not in self._broken:
-            nodes = (self.board.nodes.get(name) for name in self.board.promises.on)
+            promises = self.board.promises
+            names = promises.idle if layer is self.board.now else promises.on
+            nodes = (self.board.nodes.get(name) for name in names)
             self._broken[asked] = any(node is not None and self._more_without(node, layer) for node in nodes)
         return self._broken[asked]
 
@@ -244,10 +256,10 @@ class Turn:
         board, job = self.board, entry.view
         if job.destination or job.move_asked:
             masks = self.wished(entry, layer)
-            wished = find_on(job, entry.shape, share, masks, board.nodes, board.groups(entry.shape))
+            wished = find_on(job, entry.shape, share, masks, board.nodes, board.pools.groups(entry.shape))
             if wished is not None:
                 return wished
-        return find(job, entry.shape, share, layer.refresh(), board.nodes, board.groups(entry.shape))
+        return find(job, entry.shape, share, layer.refresh(), board.nodes, board.pools.groups(entry.shape))
 
     def wished(self, entry: Entry, layer: Layer) -> Masks:
         """Devices of the nodes its owner wants, or, for a move to anywhere, of other nodes."""
@@ -262,10 +274,14 @@ class Turn:
     def own_room(self, entry: Entry, layer: Layer) -> Placement | None:
         """What was promised to it, where that still makes sense and can be had."""
         room = self.board.promises.rooms.get(entry.view.id)
-        if room is None or not keeps_cells(entry.view, room) or not self._may_share(entry, room):
+        if room is None:
+            return None
+        if entry.room is None or entry.room[0] is not room:
+            entry.room = room, keeps_cells(entry.view, room) and self._may_share(entry, room)
+        if not entry.room[1]:
             return None
         nodes = self.board.nodes
-        for name, mask in masks_of(room).items():
+        for name, mask in self.board.promises.masks[entry.view.id].items():
             if name not in nodes or name in entry.shape.barred or mask & ~layer.mask(nodes[name]):
                 return None
         return room
@@ -312,7 +328,7 @@ class Turn:
         free = self.board.now.refresh().total
         promised = sum(
             (node.promised & node.full & ~(node.held | node.leaving | node.taken)).bit_count()
-            for name in self.board.promises.on
+            for name in self.board.promises.idle
             if (node := self.board.nodes.get(name)) is not None
         )
         return Counts(free + promised, self.held_free)

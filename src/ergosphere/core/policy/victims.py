@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from ergosphere.core.model import TIER_ORDER, Freeze, JobId, JobView, NodeId, Placement, Together, Why
+from ergosphere.core.model import Freeze, JobView, Placement, Why
 from ergosphere.core.policy import reasons, standing
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.claims import has_claim, yielding
 from ergosphere.core.policy.entry import Entry, Masks
-from ergosphere.core.policy.layers import Group
 from ergosphere.core.policy.leavers import Leaver
-from ergosphere.core.policy.packing import enough_of_each
-from ergosphere.core.policy.rules import freeze_cost, strength, turn_in_queue
-from ergosphere.core.policy.seats import pack_cells
+from ergosphere.core.policy.offers import Chosen, Offer, cheapest, price_of_one
+from ergosphere.core.policy.rules import freeze_cost, turn_in_queue
 from ergosphere.core.policy.shape import fewest
 from ergosphere.core.policy.shrinking import on_fewer
 from ergosphere.core.policy.turn import Turn
 
-EXACT_MAX: Final = 10  # candidates up to which every set is weighed: at most 1,024 of them
 LOOK_MAX: Final = 64  # of the cheapest candidates of each standing, beyond what the gang needs, that are weighed
-NODES_MAX: Final = 16  # nodes for each of which a set of its own is weighed
-
-
-Leavers = tuple[Leaver, ...]
 
 
 def make_room(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
@@ -38,15 +28,21 @@ def make_room(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
     """
     urgency = turn.board.standing_of(entry)
     claims = has_claim(turn, entry)
-    if not _could_be_enough(turn, urgency, entry.shape.ranks // shares[-1], claims=claims):
+    levels = sorted({max(urgency, standing.STANDARD), urgency}, reverse=True)
+    if not _could_be_enough(turn, urgency if claims else urgency + 1, entry.shape.ranks // shares[-1]):
         return False
     with turn.ignoring_promises():
         for share in shares:
-            offer = Offer.of(turn, entry, share)
-            for spared in sorted({max(urgency, standing.STANDARD), urgency}, reverse=True):
+            devices = entry.shape.ranks // share
+            spare = [spared for spared in levels if _could_be_enough(turn, spared + 1, devices)]
+            on_loan = claims and _could_be_enough(turn, urgency, devices)
+            if not (spare or on_loan):
+                continue
+            offer = Offer.of(turn.board, entry, share)
+            for spared in spare:
                 if _by_shrinking(turn, entry, offer, spared) or _by_freezing(turn, entry, offer, spared):
                     return True
-            if claims and _by_freezing(turn, entry, offer, urgency, lent=_lent(turn, entry, offer)):
+            if on_loan and _by_freezing(turn, entry, offer, urgency, lent=_lent(turn, entry, offer)):
                 return True
     return False
 
@@ -68,16 +64,17 @@ def _lent(turn: Turn, entry: Entry, offer: Offer) -> list[Entry]:
     return lent
 
 
-def _could_be_enough(turn: Turn, urgency: int, devices: int, *, claims: bool) -> bool:
+def _could_be_enough(turn: Turn, level: int, devices: int) -> bool:
+    """Whether there are so many with those of the standing `level` and weaker ones: False is certain."""
     board = turn.board
-    weaker = sum(board.leavers.devices[urgency if claims else urgency + 1 :])
+    weaker = sum(board.leavers.devices[level:])
     return weaker > 0 and board.soon.refresh().total + board.promises.devices + weaker >= devices
 
 
 def would_fit(turn: Turn, entry: Entry, urgency: int) -> bool:
     """Whether it would fit whole if everybody of a higher standing left; its own seats are marked as leaving."""
     with turn.ignoring_promises():
-        offer = Offer.of(turn, entry, entry.shape.shares[0])
+        offer = Offer.of(turn.board, entry, entry.shape.shares[0])
         return offer.fits([_frozen(turn, one) for one in _weaker(turn, urgency, offer)])
 
 
@@ -88,7 +85,7 @@ def shrink_peers(turn: Turn, entry: Entry) -> bool:
     if not spare or board.soon.refresh().total + board.promises.devices + spare < fewest(entry.shape):
         return False
     with turn.ignoring_promises():
-        return _by_shrinking(turn, entry, Offer.of(turn, entry, entry.shape.shares[-1]), spared)
+        return _by_shrinking(turn, entry, Offer.of(board, entry, entry.shape.shares[-1]), spared)
 
 
 def _by_shrinking(turn: Turn, entry: Entry, offer: Offer, spared: int) -> bool:
@@ -113,7 +110,7 @@ def _by_freezing(turn: Turn, entry: Entry, offer: Offer, spared: int, lent: Iter
     return chosen is not None and _wait_to_ripen(turn, entry, offer, chosen, urgency)
 
 
-def _preempt(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> bool:
+def _preempt(turn: Turn, entry: Entry, offer: Offer, chosen: Chosen) -> bool:
     return _hold_target(turn, entry, offer, _no_farther(turn, _some_shrunk(turn, chosen, offer), offer))
 
 
@@ -132,9 +129,9 @@ def send_away(turn: Turn, leaver: Leaver, winner: JobView) -> None:
     turn.leave(leaver.entry)
 
 
-def _some_shrunk(turn: Turn, chosen: Leavers, offer: Offer) -> Leavers:
+def _some_shrunk(turn: Turn, chosen: Chosen, offer: Offer) -> Chosen:
     """Who can do its part by shrinking is not frozen; the dearest first."""
-    for leaver in sorted(chosen, key=_price_of_one, reverse=True):
+    for leaver in sorted(chosen, key=price_of_one, reverse=True):
         smaller = shrunk(turn, leaver.entry) if leaver.id in turn.board.leavers.shrinkable else None
         if smaller is not None:
             mixed = tuple(smaller if one is leaver else one for one in chosen)
@@ -142,7 +139,7 @@ def _some_shrunk(turn: Turn, chosen: Leavers, offer: Offer) -> Leavers:
     return chosen
 
 
-def _no_farther(turn: Turn, chosen: Leavers, offer: Offer) -> Leavers:
+def _no_farther(turn: Turn, chosen: Chosen, offer: Offer) -> Chosen:
     """Each is shrunk as little as is needed: stronger tiers are spared first, then whoever was submitted first."""
     for leaver in sorted((one for one in chosen if one.placement), key=lambda one: turn_in_queue(one.entry.view)):
         for smaller in _ways_to_shrink(turn, leaver.entry):
@@ -153,7 +150,7 @@ def _no_farther(turn: Turn, chosen: Leavers, offer: Offer) -> Leavers:
     return chosen
 
 
-def _place_left(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> Placement | None:
+def _place_left(turn: Turn, entry: Entry, offer: Offer, chosen: Chosen) -> Placement | None:
     """Where it fits once they have left. None, against what the offer says, costs it its turn and nobody else's."""
     for leaver in chosen:
         turn.leave_seats(leaver.gains)
@@ -162,19 +159,18 @@ def _place_left(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> Plac
     return target
 
 
-def _hold_target(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers) -> bool:
+def _hold_target(turn: Turn, entry: Entry, offer: Offer, chosen: Chosen) -> bool:
     target = _place_left(turn, entry, offer, chosen)
     if target is None:
         return False
     for leaver in chosen:
         send_away(turn, leaver, entry.view)
-    turn.reasons[entry.view.id] = reasons.room_coming(entry.view, target, turn.leaving_from(target))
-    turn.hold(entry.view, target)
+    turn.hold_coming(entry.view, target)
     turn.use(entry.view, len(set(target)))
     return True
 
 
-def _wait_to_ripen(turn: Turn, entry: Entry, offer: Offer, chosen: Leavers, urgency: int) -> bool:
+def _wait_to_ripen(turn: Turn, entry: Entry, offer: Offer, chosen: Chosen, urgency: int) -> bool:
     """The hole is kept until those who have just started have run long enough."""
     views = [leaver.entry.view for leaver in chosen]
     left_s = max(_unripe_s(turn, leaver.entry, urgency) for leaver in chosen)
@@ -225,7 +221,14 @@ def _unripe_s(turn: Turn, victim: Entry, urgency: int) -> float:
 
 
 def _frozen(turn: Turn, entry: Entry) -> Leaver:
-    return Leaver(entry, _gains(turn.board, entry.masks), freeze_cost(entry.view))
+    """As it is frozen; reckoned once between marks, where promises are ignored."""
+    asked = (turn.urgency, turn.marks)
+    if turn.frozen is None or turn.frozen[0] != asked:
+        turn.frozen = asked, {}
+    found = turn.frozen[1].get(entry.view.id)
+    if found is None:
+        found = turn.frozen[1][entry.view.id] = Leaver(entry, _gains(turn.board, entry.masks), freeze_cost(entry.view))
+    return found
 
 
 def shrunk(turn: Turn, entry: Entry) -> Leaver | None:
@@ -253,138 +256,3 @@ def _gains(board: Board, masks: Masks) -> Masks:
         if node is not None and (gain := mask & node.full & ~(node.taken | node.going | node.promised)):
             gains[name] = gain
     return gains
-
-
-# ---- whether it would be enough
-
-
-@dataclass(slots=True)
-class Offer:
-    """What a gang could have without anybody leaving, as far as it could matter, and whether more would be enough."""
-
-    devices: int
-    share: int
-    sizes: tuple[int, ...]  # of the cells, in ranks
-    homes: dict[int, NodeId]
-    together: Together
-    groups: dict[Group, dict[NodeId, int]]
-    totals: dict[Group, int]
-    domains: dict[tuple[Group, str], int]
-    board: Board
-    barred: frozenset[NodeId] = frozenset()
-
-    @staticmethod
-    def of(turn: Turn, entry: Entry, share: int) -> Offer:
-        board, shape = turn.board, entry.shape
-        layer = board.soon.refresh()
-        groups: dict[Group, dict[NodeId, int]] = {}
-        totals: dict[Group, int] = {}
-        domains: dict[tuple[Group, str], int] = {}
-        for group in board.groups(shape):
-            area = layer.area(group)
-            groups[group] = enough_of_each(area, shape, layer) if area is not None and shape.cells else {}
-            totals[group] = area.nodes.total if area is not None else 0
-            if area is not None and shape.together is Together.DOMAIN:
-                domains.update({(group, name): free for free, name in area.by_free})
-        homes = dict(enumerate(entry.view.home))
-        needed, together = shape.ranks // share, shape.together
-        return Offer(needed, share, shape.cells, homes, together, groups, totals, domains, board, shape.barred)
-
-    def fits(self, leavers: Iterable[Leaver]) -> bool:
-        """Whether the gang fits once they have left."""
-        gained: dict[NodeId, int] = {}
-        for leaver in leavers:
-            for name, mask in leaver.gains.items():
-                gained[name] = gained.get(name, 0) + mask.bit_count()
-        return any(self._fits_in(group, gained) for group in self.groups)
-
-    def _fits_in(self, group: Group, gained: dict[NodeId, int]) -> bool:
-        nodes, counts = self.board.nodes, self.board.soon.counts
-        here = {name: count for name, count in gained.items() if self._is_here(name, group)}
-        if self.totals[group] + sum(here.values()) < self.devices:
-            return False
-        if self.sizes:
-            room = dict(self.groups[group])
-            for name, count in here.items():
-                room[name] = counts.get(name, 0) + count
-            for name in self.homes.values():
-                if name in nodes and self._is_here(name, group):
-                    room.setdefault(name, counts.get(name, 0))
-            return pack_cells(self.sizes, room, self.homes, self.share) is not None
-        match self.together:
-            case Together.ANY:
-                return True
-            case Together.NODE:
-                return any(counts.get(name, 0) + count >= self.devices for name, count in here.items())
-            case Together.DOMAIN:
-                by_domain: dict[str, int] = {}
-                for name, count in here.items():
-                    by_domain[nodes[name].domain] = by_domain.get(nodes[name].domain, 0) + count
-                return any(
-                    self.domains.get((group, domain), 0) + count >= self.devices for domain, count in by_domain.items()
-                )
-
-    def _is_here(self, name: NodeId, group: Group) -> bool:
-        return self.board.nodes[name].pool in group and name not in self.barred
-
-
-# ---- the cheapest
-
-
-def cheapest(candidates: Sequence[Leaver], offer: Offer) -> Leavers | None:
-    """The set to ask, or None if even all of them are not enough.
-
-    Standing jobs of a stronger tier are spared first, then device-seconds, then the number of jobs. Up to `EXACT_MAX`
-    candidates the cheapest set is found; beyond, a set from which nobody can be left out.
-    """
-    useful = tuple(candidates)
-    if not useful or not offer.fits(useful):
-        return None
-    sets = _every_set(useful) if len(useful) <= EXACT_MAX else _lean_sets(useful, offer)
-    return next(chosen for chosen in sorted(sets, key=_price) if offer.fits(chosen))
-
-
-def _price(leavers: Leavers) -> tuple[tuple[float, ...], int, tuple[str, ...]]:
-    costs = [0.0] * (len(TIER_ORDER) + 1)
-    for leaver in sorted(leavers, key=lambda one: one.id):
-        costs[_dearness(leaver)] += leaver.cost
-    return tuple(costs), len(leavers), tuple(sorted(leaver.id for leaver in leavers))
-
-
-def _dearness(leaver: Leaver) -> int:
-    """Its tier, and behind them all what is borrowed."""
-    return len(TIER_ORDER) if leaver.entry.borrowed else strength(leaver.entry.view.tier)
-
-
-def _every_set(candidates: Leavers) -> Iterator[Leavers]:
-    for size in range(1, len(candidates) + 1):
-        yield from combinations(candidates, size)
-
-
-def _lean_sets(candidates: Leavers, offer: Offer) -> Iterator[Leavers]:
-    """A lean set out of all candidates, and one out of each of some nodes', where that is enough."""
-    yield _lean(candidates, offer)
-    by_node: dict[NodeId, list[Leaver]] = {}
-    for leaver in sorted(candidates, key=_price_of_one):
-        for name in leaver.gains:
-            by_node.setdefault(name, []).append(leaver)
-    enough = (tuple(there) for there in by_node.values() if offer.fits(there))
-    for there, _ in zip(enough, range(NODES_MAX), strict=False):
-        yield _lean(there, offer)
-
-
-def _lean(candidates: Leavers, offer: Offer) -> Leavers:
-    """Cheapest per device first until it fits, then leave out whoever is not needed, the dearest first."""
-    by_price = tuple(sorted(candidates, key=_price_of_one))
-    fits: Callable[[int], bool] = lambda count: offer.fits(by_price[:count])  # noqa: E731
-    enough = bisect_left(range(len(by_price)), True, key=fits)
-    chosen = by_price[:enough]
-    for candidate in reversed(chosen):
-        rest = tuple(one for one in chosen if one is not candidate)
-        if offer.fits(rest):
-            chosen = rest
-    return chosen
-
-
-def _price_of_one(candidate: Leaver) -> tuple[int, float, JobId]:
-    return (-_dearness(candidate), candidate.cost / candidate.devices, candidate.id)

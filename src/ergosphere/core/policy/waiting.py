@@ -12,7 +12,7 @@ from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.entry import SEATLESS, Entry
 from ergosphere.core.policy.shape import fewest, largest
 from ergosphere.core.policy.standing import waits
-from ergosphere.core.policy.turn import Ask, Counts, Turn
+from ergosphere.core.policy.turn import Ask, Counts, Later, Turn
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class WaitingReasons(Mapping[JobId, Reason]):
     """A reason for every job that waits, and for others where something stands against what was asked."""
 
     board: Board
-    given: dict[JobId, Reason]
+    given: dict[JobId, Reason | Later]
     decided: frozenset[JobId]
     free: Counts
     against: dict[Ask, tuple[ProjectView, int]] = field(default_factory=dict)
@@ -32,8 +32,8 @@ class WaitingReasons(Mapping[JobId, Reason]):
 
     def __getitem__(self, job_id: JobId) -> Reason:
         found = self.given.get(job_id)
-        if found is None:
-            found = self.given[job_id] = self._worded(job_id)
+        if not isinstance(found, Reason):
+            found = self.given[job_id] = self._worded(job_id) if found is None else found()
         return found
 
     def __iter__(self) -> Iterator[JobId]:
@@ -131,7 +131,7 @@ def unsuitable(board: Board, entry: Entry) -> Reason | None:
 
 def most_it_could_have(board: Board, entry: Entry) -> tuple[int, int, int]:
     """Devices of the best place now, of the best place with all nodes back, and of all that suit it."""
-    keys = set(board.pool_keys(entry.shape))
+    keys = set(board.pools.keys(entry.shape))
     now: dict[tuple[object, ...], int] = {}
     back: dict[tuple[object, ...], int] = {}
     for node in board.nodes.values():
