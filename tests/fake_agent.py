@@ -38,7 +38,8 @@ from ergosphere.wire.agents import (
     ThawOrder,
 )
 
-REPORT_S = 0.2
+LOOK_S = 0.2  # between looks for news; who has some reports at once, as an agent does
+REPORT_S = 0.8  # between reports without news: seven in a lease of the test's servers, for a busy machine
 TICK_S = 0.02
 
 
@@ -192,6 +193,9 @@ class FakeAgent:
         self.dropped: set[str] = set()
         self.memory_bytes = 0
         self.rank_bytes = 0
+        self.reported: AgentReport | None = None  # what the server has heard last; None: it may know nothing
+        self.reported_s = 0.0
+        self.telling = threading.Lock()  # two threads report, and what was true last is said last
         self.slow_answers = threading.Event()
         self.slow_answers.set()
         self._stop = threading.Event()
@@ -240,6 +244,7 @@ class FakeAgent:
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
             response = httpx.request(method, url + path, content=body, headers=headers, timeout=timeout, verify=False)
         except (OSError, ValueError, httpx.HTTPError):
+            self.reported = None  # the next server knows nothing
             return None
         if response.status_code == 503:
             return None  # it is shutting down
@@ -249,12 +254,17 @@ class FakeAgent:
     # -- reports
 
     def _reporting(self) -> None:
-        while not self._stop.wait(REPORT_S):
-            self.report()
+        self.reported = None
+        while not self._stop.wait(LOOK_S):
+            if self.told() != self.reported or time.monotonic() - self.reported_s >= REPORT_S:
+                self.report()
             self.ship()
 
     def report(self) -> None:
-        reply = self.call("POST", f"/v1/agents/{self.name}/report", self.told().model_dump_json())
+        with self.telling:
+            told = self.told()
+            reply = self.call("POST", f"/v1/agents/{self.name}/report", told.model_dump_json())
+            self.reported, self.reported_s = told if reply is not None else None, time.monotonic()
         if reply is None:
             return
         parsed = ReportReply.model_validate_json(reply.content)

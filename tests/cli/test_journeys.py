@@ -75,7 +75,7 @@ def test_what_is_watched_is_seen_again_as_it_changes(
         assert any(seen in text for text in process.stdout)
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert ergo(back, hit).code == 0
 
@@ -114,7 +114,7 @@ def test_results_that_do_not_come_home_have_a_code_of_their_own(
     work.rename(work.with_name("gone"))
     work.touch()
     world.finish(service.user.job("homeless")["id"])
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 7, err
     assert b"error: the results did not come home" in err and b"homeless succeeded" in err
 
@@ -228,7 +228,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(ergo: Ergo, ser
     assert process.stdout is not None
     assert process.stdout.readline() == line(0, 1).encode()
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"left left (j" in err and b"ergo logs -f j" in err
     assert service.user.job("left")["phase"] == "running"
@@ -243,7 +243,7 @@ def test_a_server_that_dies_and_comes_back_leaves_no_gap_and_repeats_nothing(own
     job = own.user.job("long")["id"]
     wait_for(lambda: own.user.get("/v1/status")["nodes_ready"] == 2, "both nodes report again")
     total = own.world.finish(job, more=20)
-    out, err = process.communicate(timeout=40)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert (first + out).decode() == lines(0, total)
     assert b"the server does not answer; the job runs on" in err and b"the server is back" in err

@@ -15,7 +15,8 @@ import httpx
 import pytest
 from tests.fake_agent import World
 
-START_S = 20.0
+START_S = 60.0
+PATIENCE_S = 60.0  # what a busy machine may take for anything at all
 SOURCE = Path(__file__).parents[2] / "src"
 
 
@@ -63,7 +64,7 @@ class Server:
 
     def client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=2 * PATIENCE_S, verify=False)
 
 
 class User:
@@ -92,7 +93,7 @@ class User:
 
     def until(self, ref: str, phase: str) -> dict:
         """The job, once it is running, frozen or ended."""
-        job = self.get(f"/v1/jobs/{ref}", wait_s=20, until=phase)
+        job = self.get(f"/v1/jobs/{ref}", wait_s=PATIENCE_S, until=phase)
         return job
 
     def events(self, ref: str) -> list[dict]:
@@ -105,7 +106,7 @@ class User:
         return base64.b64decode(page["data"])
 
 
-def wait_for(condition: Callable[[], object], what: str, within_s: float = 20.0) -> object:
+def wait_for(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> object:
     end = time.monotonic() + within_s
     while True:
         found = condition()

@@ -126,13 +126,13 @@ def test_a_name_of_several_live_jobs_means_none_of_them(user: User, world: World
     (note,) = answer["notes"]
     assert note.startswith("another live job is called twin: as long as that is so, ids tell them apart")
     user.until(first, "running")
-    refused = user.post("/v1/jobs/twin/cancel", {"wait_s": 20}, 409)
+    refused = user.post("/v1/jobs/twin/cancel", {"wait_s": 60}, 409)
     assert refused["error"].startswith("several live jobs are called 'twin': ")
     assert f"{first} (running, submitted 0s ago)" in refused["error"] and second in refused["error"]
     assert refused["remedy"] == "say which one by its id"
     after = {"name": "then", "command": ["count", "0"], "workdir": "/w", "after": ["twin"]}
     assert "several live jobs" in user.post("/v1/jobs", after, 409)["error"]
-    user.post(f"/v1/jobs/{second}/cancel", {"wait_s": 20})
+    user.post(f"/v1/jobs/{second}/cancel", {"wait_s": 60})
     assert user.job("twin")["id"] == first and user.job(first)["phase"] == "running"
 
 
@@ -198,8 +198,8 @@ def test_a_newer_life_rolls_a_log_back_and_an_older_one_is_stale(user: User, wor
     assert say(user, "node-0/logs", chunk(job, 1, 0, b"one\ntwo\nthree\n")) == {"length": 14, "stale": False}
     assert say(user, "node-0/logs", chunk(job, 1, 20, b"gap"))["length"] == 14
     assert say(user, "node-0/logs", chunk(job, 1, 8, b"three\n"))["length"] == 14
-    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
+    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
     after = say(user, "node-0/logs", chunk(job, 1, 14, b"late\n"))
     assert after == {"length": 0, "stale": True}, "the answer to the thaw rolled it back to its snapshot's length"
     assert say(user, "node-0/logs", chunk(job, 2, 0, b"ONE\n"))["length"] == 4
@@ -234,8 +234,8 @@ def test_logs_are_followed_to_their_end(user: User, world: World) -> None:
 def test_words_of_a_life_that_is_over_change_nothing(user: User, world: World) -> None:
     job = user.submit()
     user.until(job, "running")
-    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
+    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
     freeze = next(order for order in world.orders if order.kind == "freeze")
     before = user.events(job)
     for answer in ({"ok": True}, {"ok": False, "error": "no"}):
@@ -262,7 +262,7 @@ def test_mail_is_relayed_between_agents(user: User, world: World) -> None:
 
 def test_a_second_server_on_the_same_home_is_refused(service: Service) -> None:
     command = [sys.executable, "-m", "ergosphere.control.server", "--home", str(service.server.home), "--nodes", "0"]
-    second = subprocess.run(command, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=180)
     assert second.returncode == 3
     assert "another server" in second.stderr
     assert service.user.get("/v1/status")["nodes"] >= 2
@@ -289,7 +289,7 @@ def test_who_waits_for_news_while_the_service_ends_is_told_so(own: Service) -> N
     path, query = f"/v1/jobs/{job}", {"wait_s": 30, "until": "ended"}
     with ThreadPoolExecutor(1) as waiting:
         polled = waiting.submit(own.server.client().get, path, params=query)
-        own.user.post("/v1/shutdown", {"wait_s": 20})
+        own.user.post("/v1/shutdown", {"wait_s": 60})
         told = polled.result()
     assert told.status_code == 503
     assert "shutting down" in told.json()["error"]

@@ -48,8 +48,8 @@ def test_threads_and_addresses_are_fixed_at_the_first_start(world: World, user: 
     first = world.running(job).plan
     assert first.threads == 2, "4 cores, 2 devices"
     assert len({cell.address for cell in first.cells}) == len(first.cells) == 2
-    assert user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})["done"]
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
+    assert user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})["done"]
+    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
     later = world.running(job).plan
     assert [cell.address for cell in later.cells] == [cell.address for cell in first.cells]
     assert (later.threads, later.incarnation) == (first.threads, first.incarnation + 1)
@@ -58,12 +58,12 @@ def test_threads_and_addresses_are_fixed_at_the_first_start(world: World, user: 
 def test_pause_frees_the_device_and_resume_loses_nothing(world: World, user: User) -> None:
     job = user.submit()
     user.until(job, "running")
-    paused = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})
+    paused = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
     assert paused["done"] and paused["job"]["phase"] == "frozen" and paused["job"]["paused"]
     assert all(holder is None for node in user.get("/v1/nodes") for holder in node["used"])
     time.sleep(0.3)
     assert user.job(job)["phase"] == "frozen"
-    assert user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})["job"]["phase"] == "running"
+    assert user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})["job"]["phase"] == "running"
     lines = world.finish(job)
     ended = user.until(job, "ended")
     assert ended["phase"] == "succeeded"
@@ -76,7 +76,7 @@ def test_migrate_moves_a_job_and_counts_it(world: World, user: User) -> None:
     job = user.submit()
     here = user.until(job, "running")["nodes"][0]
     there = "node-1" if here == "node-0" else "node-0"
-    moved = user.post(f"/v1/jobs/{job}/migrate", {"wait_s": 20, "to": [there]})
+    moved = user.post(f"/v1/jobs/{job}/migrate", {"wait_s": 60, "to": [there]})
     assert moved["done"] and moved["job"]["nodes"] == [there] and moved["job"]["moves"] == 1, moved
     lines = world.finish(job)
     ended = user.until(job, "ended")
@@ -108,7 +108,7 @@ def test_a_waiting_job_has_a_reason_that_explain_prints(world: World, user: User
 def test_a_killed_rank_is_recovered_from_the_last_snapshot(world: World, user: User) -> None:
     job = user.submit(ranks=2)
     user.until(job, "running")
-    taken = user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})
+    taken = user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 60})
     assert taken["done"] and taken["snapshot"]
     kept = world.snapshots[taken["snapshot"]].number
     wait_for(lambda: user.log(job).count(b"\n") >= kept + 5, "lines beyond the snapshot")
@@ -146,7 +146,7 @@ def test_beyond_the_restart_limit_a_lost_job_has_failed(world: World, user: User
 def test_a_vanished_node_loses_its_jobs_to_the_other_node(world: World, user: User) -> None:
     job = user.submit()
     here = user.until(job, "running")["nodes"][0]
-    user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 60})
     world.agents[here].vanish()
     moved = wait_for(
         lambda: (seen := user.job(job))["phase"] == "running" and seen["incarnation"] == 2 and seen, "thawed"
@@ -164,8 +164,8 @@ def test_a_vanished_node_loses_its_jobs_to_the_other_node(world: World, user: Us
 def test_a_damaged_snapshot_is_marked_and_the_one_before_is_used(world: World, user: User) -> None:
     job = user.submit()
     user.until(job, "running")
-    older = user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})["snapshot"]
-    newer = user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})["snapshot"]
+    older = user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 60})["snapshot"]
+    newer = user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 60})["snapshot"]
     world.damaged.add(newer)
     world.kill_rank(job, 0)
     lines = recovered(world, user, job)
@@ -178,9 +178,9 @@ def test_a_damaged_snapshot_is_marked_and_the_one_before_is_used(world: World, u
 def test_a_job_whose_snapshots_are_all_damaged_goes_back_to_its_beginning(world: World, user: User) -> None:
     job = user.submit()
     user.until(job, "running")
-    taken = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})
+    taken = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
     world.damaged.update(world.snapshots)
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
     lines = world.finish(job)
     assert user.until(job, "ended")["phase"] == "succeeded", taken
     kinds = [event["kind"] for event in user.events(job)]
@@ -192,12 +192,12 @@ def test_a_pause_that_fails_is_said_and_the_job_runs_on(world: World, user: User
     job = user.submit()
     user.until(job, "running")
     world.freeze_fails = {"error": "the tmpfs is full", "remedy": "free some memory"}
-    refused = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20}, 409)
+    refused = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60}, 409)
     assert "the tmpfs is full" in refused["error"] and refused["remedy"] == "free some memory"
     seen = user.job(job)
     assert (seen["phase"], seen["paused"], seen["rung"]) == ("running", False, "transparent")
     world.freeze_fails = None
-    assert user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})["done"]
+    assert user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})["done"]
 
 
 def test_a_lasting_obstacle_takes_the_job_a_rung_down_with_the_reason(world: World, user: User) -> None:
@@ -209,7 +209,7 @@ def test_a_lasting_obstacle_takes_the_job_a_rung_down_with_the_reason(world: Wor
     orders = len(world.orders)
     time.sleep(1.0)
     assert len(world.orders) == orders, "periodic snapshots have stopped"
-    assert "raw socket" in user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20}, 409)["error"]
+    assert "raw socket" in user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60}, 409)["error"]
 
 
 def test_periodic_snapshots_are_taken_and_old_ones_dropped(world: World, user: User) -> None:
@@ -230,20 +230,20 @@ def test_a_job_is_cancelled_in_every_state(world: World, user: User) -> None:
     running, paused = user.submit("running"), user.submit("paused")
     user.until(running, "running")
     user.until(paused, "running")
-    user.post(f"/v1/jobs/{paused}/pause", {"wait_s": 20})
+    user.post(f"/v1/jobs/{paused}/pause", {"wait_s": 60})
     holders = [user.submit(f"holder-{n}") for n in range(3)]
     for holder in holders:
         user.until(holder, "running")
     waiting = user.submit("waiting", ranks=4)
     for job in (running, paused, waiting):
-        ended = user.post(f"/v1/jobs/{job}/cancel", {"wait_s": 20})
+        ended = user.post(f"/v1/jobs/{job}/cancel", {"wait_s": 60})
         assert ended["done"] and ended["job"]["phase"] == "cancelled", ended
 
 
 def test_drain_empties_a_node(world: World, user: User) -> None:
     job = user.submit()
     here = user.until(job, "running")["nodes"][0]
-    drained = user.post(f"/v1/nodes/{here}/drain", {"wait_s": 20})
+    drained = user.post(f"/v1/nodes/{here}/drain", {"wait_s": 60})
     assert drained["done"] and not drained["jobs"]
     wait_for(lambda: (now := user.job(job))["phase"] == "running" and now["nodes"] != [here], "it runs elsewhere")
     assert next(node for node in user.get("/v1/nodes") if node["id"] == here)["draining"]
@@ -313,8 +313,8 @@ def test_down_freezes_what_runs_and_the_next_start_goes_on(own: Service) -> None
     mine, running = user.submit("mine"), user.submit("running")
     for job in (mine, running):
         user.until(job, "running")
-    user.post(f"/v1/jobs/{mine}/pause", {"wait_s": 20})
-    down = user.post("/v1/shutdown", {"wait_s": 20})
+    user.post(f"/v1/jobs/{mine}/pause", {"wait_s": 60})
+    down = user.post("/v1/shutdown", {"wait_s": 60})
     assert down["paused"] == ["running"]
     own.server.process.wait(timeout=60)
     own.server.start()
@@ -326,8 +326,8 @@ def test_down_with_kill_goes_on_from_the_last_snapshot(own: Service) -> None:
     user, world = own.user, own.world
     job = user.submit()
     user.until(job, "running")
-    user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})
-    assert user.post("/v1/shutdown", {"kill": True, "wait_s": 20})["killed"] == ["job"]
+    user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 60})
+    assert user.post("/v1/shutdown", {"kill": True, "wait_s": 60})["killed"] == ["job"]
     own.server.process.wait(timeout=60)
     own.server.start()
     user.until(job, "running")
@@ -340,7 +340,7 @@ def test_down_is_refused_when_a_job_cannot_be_frozen(world: World, user: User) -
     job = user.submit()
     user.until(job, "running")
     world.freeze_fails = {"error": "no room"}
-    refused = user.post("/v1/shutdown", {"wait_s": 20}, 409)
+    refused = user.post("/v1/shutdown", {"wait_s": 60}, 409)
     assert "no room" in refused["error"] and "--kill" in refused["remedy"]
     assert user.job(job)["phase"] == "running"
     assert not user.get("/v1/status")["closing"]
@@ -353,7 +353,7 @@ def test_what_a_refused_down_had_frozen_already_is_said_and_goes_on(world: World
     world.unfreezable = "stuck"
     reasons: list[str] = []
     with ThreadPoolExecutor(1) as aside:
-        refused = aside.submit(user.post, "/v1/shutdown", {"wait_s": 20}, 409)
+        refused = aside.submit(user.post, "/v1/shutdown", {"wait_s": 60}, 409)
         while not refused.done():
             reasons.append(user.job(other)["reason"])
     error = refused.result()["error"]

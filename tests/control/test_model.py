@@ -151,7 +151,7 @@ def test_the_api_labels_drains_with_a_deadline_and_hears_of_loads(service: Servi
     assert client.put("/v1/nodes/node-0/labels", json={"type": "two words"}).status_code == 422
     job = user.submit("picky", types={"H100": 1.0})
     assert user.until(job, "running")["nodes"] == ["node-0"]
-    user.post(f"/v1/jobs/{job}/cancel", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/cancel", {"wait_s": 60})
     user.post("/v1/nodes/node-0/drain", {"within_s": 60})
     leaving = next(one for one in user.get("/v1/nodes") if one["id"] == "node-0")
     assert leaving["draining"] and leaving["leaves_s"] is not None

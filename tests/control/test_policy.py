@@ -42,7 +42,7 @@ def test_an_owners_pause_owes_nothing(world: World, user: User) -> None:
     before = tier(user, "basic")["job_hours"]
     job = user.submit("rests", tier="basic")
     user.until(job, "running")
-    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
     paused = tier(user, "basic")["job_hours"]
     time.sleep(0.6)
     assert tier(user, "basic")["job_hours"] == pytest.approx(paused, abs=0.1 / 3600)

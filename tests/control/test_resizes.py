@@ -83,7 +83,7 @@ def test_a_second_resize_at_once_and_one_during_a_freeze_are_told_to_wait(world:
     gate.set()
     user.until(job, "frozen")
     assert "will go on on 2 devices" in resize(user, job, 2)["text"]
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
     assert user.job(job)["devices"] == 2
 
 
@@ -135,7 +135,7 @@ def test_a_rank_that_dies_in_the_middle_of_a_resize_brings_the_job_back_from_its
     world: World, user: User
 ) -> None:
     job = running(user, **ON_ONE_NODE)
-    user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/snapshot", {"wait_s": 60})
     gate = world.agents[user.job(job)["nodes"][0]].slow_answers
     gate.clear()
     user.post(f"/v1/jobs/{job}/resize", {"devices": 1})
@@ -152,7 +152,7 @@ def test_a_job_starts_on_fewer_devices_than_ranks_and_grows_when_they_come_free(
     assert user.job(job)["devices"] == 1
     for holder in holders:
         user.post(f"/v1/jobs/{holder}/cancel", {"grace_s": 0})
-    wait_for(lambda: user.job(job)["devices"] == 4, "it grows back", within_s=30)
+    wait_for(lambda: user.job(job)["devices"] == 4, "it grows back", within_s=60)
 
 
 def test_jobs_are_shrunk_before_one_is_frozen_whole(world: World, user: User) -> None:
@@ -162,13 +162,13 @@ def test_jobs_are_shrunk_before_one_is_frozen_whole(world: World, user: User) ->
     assert [user.job(job)["pauses"] for job in basic] == [0, 0]
     assert any("to make room for" in event["text"] for event in user.events(basic[0]))
     user.post(f"/v1/jobs/{premium}/cancel", {"grace_s": 0})
-    wait_for(lambda: [user.job(job)["devices"] for job in basic] == [2, 2], "both grow back", within_s=30)
+    wait_for(lambda: [user.job(job)["devices"] for job in basic] == [2, 2], "both grow back", within_s=60)
 
 
 def test_a_shrunk_size_that_its_owner_asked_for_is_kept(world: World, user: User) -> None:
     job = running(user, **ON_ONE_NODE)
     resize(user, job, 1)
-    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 20})
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 20})
+    user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
+    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
     time.sleep(0.7)
     assert user.job(job)["devices"] == 1
