@@ -22,13 +22,10 @@ demo: setup
 	@$(BIN)/python -m demo
 
 lint: setup
-	@$(BIN)/ruff check src tests demo bench examples
-	@$(BIN)/ruff format --quiet --check src tests demo bench examples
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
+	@sh scripts/lint.sh $(BIN)
 
-test: setup lint
-	@sh scripts/test.sh $(BIN)/python
+test: setup
+	@sh scripts/test.sh $(BIN)
 
 bench: setup
 	@$(BIN)/python -m bench $(GROUP)

@@ -1,18 +1,16 @@
 #!/bin/sh
-# All tests, as two runs side by side: those that drive whole fleets from outside, and the rest. Both are shown whole.
+# Every check and test. Fleets mostly wait and programs mostly compute, so that each core has two workers; the checks run
+# beside them, and are heard of as soon as they are done. The order of the tests: tests/conftest.py.
 set -u
-python=$1
-folder=$(mktemp -d)
-trap 'kill $fleets $rest 2>/dev/null; rm -rf "$folder"; exit 130' INT TERM
+bin=$1
+workers_max=8 # of about half a gigabyte each, beside what their tests start
+workers=$((2 * $(nproc)))
+[ "$workers" -le $workers_max ] || workers=$workers_max
 
-"$python" -m pytest tests/e2e tests/chaos tests/cli --durations=5 > "$folder/fleets" 2>&1 &
-fleets=$!
-"$python" -m pytest tests --ignore tests/e2e --ignore tests/chaos --ignore tests/cli --durations=5 &
-rest=$!
-wait $rest
-rest_failed=$?
-wait $fleets
-fleets_failed=$?
-cat "$folder/fleets"
-rm -rf "$folder"
-[ $rest_failed = 0 ] && [ $fleets_failed = 0 ]
+sh scripts/lint.sh "$bin" &
+checks=$!
+trap 'kill $checks 2>/dev/null; exit 130' INT TERM
+"$bin/python" -m pytest tests -n "$workers" --dist loadfile --no-loadscope-reorder --durations=10
+failed=$?
+wait $checks || failed=1
+exit $failed
