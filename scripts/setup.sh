@@ -12,14 +12,14 @@ fail() { printf 'error: %s\nremedy: %s\n' "$1" "$2" >&2; exit 1; }
 # pip's own bars on a terminal; elsewhere a line now and then, with how much has arrived.
 install() {
     if [ -t 1 ]; then
-        "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+        "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile "$@"
         return
     fi
     mkdir -p "$venv/arriving"
     tell_size & teller=$!
     trap 'kill $teller 2>/dev/null || :' EXIT
     trap 'exit 130' INT TERM
-    TMPDIR="$here/$venv/arriving" "$venv/bin/python" -m pip install --disable-pip-version-check -qq "$@"
+    TMPDIR="$here/$venv/arriving" "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile -qq "$@"
     kill $teller
     trap - EXIT INT TERM
     rm -rf "$venv/arriving"
@@ -55,6 +55,8 @@ if [ "$(cat "$venv/.made-from" 2>/dev/null)" != "$want" ]; then
     install -r requirements/torch.lock
     say "installing ergosphere itself, from src/"
     install --no-deps --no-build-isolation -e .
+    say "compiling it on all cores"
+    "$venv/bin/python" -m compileall -q -j 0 -x /tests/ "$venv/lib" > /dev/null || : # some are templates in an old Python
     printf %s "$want" > "$venv/.made-from"
 fi
 "$venv/bin/python" -m ergosphere.agent.provision "$venv/criu"
