@@ -19,7 +19,7 @@ from tests.agent.keeperkit import Life, Machine, wait_for
 from tests.agent.naps import NAPS, SAID
 from tests.agent.small_rank import python
 
-from ergosphere.agent import cgroups, keepers
+from ergosphere.agent import cgroups, keepers, network
 
 VERSIONS = [hierarchy.version for hierarchy in cgroups.hierarchies() if cgroups.usable(hierarchy)]
 COUNT = ["sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done"]
@@ -156,6 +156,23 @@ def test_a_second_keeper_for_the_same_cell_is_the_first_one(machine: Machine) ->
     life = machine.life()
     pid = life.keeper.state().pid
     assert keepers.start_keeper(life.spec).state().pid == pid
+
+
+def test_a_keeper_for_which_something_could_not_be_made_never_begins(machine: Machine) -> None:
+    spec = replace(machine.life().spec, socket=machine.run / "k" / "other", cell=7)
+
+    def fails() -> None:
+        raise network.NetworkError("no bridge")
+
+    with pytest.raises(network.NetworkError, match="no bridge"):
+        keepers.start_keeper(spec, fails)
+    assert not spec.socket.exists()
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"{spec.job}.{spec.incarnation}.7" not in running
+    made: list[int] = []
+    keeper = keepers.start_keeper(spec, lambda: made.append(1))
+    assert made and keeper.state().cell == 7
+    keeper.leave()
 
 
 def test_suspended_ranks_stand_still_and_go_on_where_they_were(either: Machine) -> None:

@@ -30,8 +30,7 @@ def build(node: Node, life: LifePlan, seat: CellPlan) -> None:
     if original := owners_cache(life):
         cache.copy_small(original, folder.cache)
     furnish(node, folder, life, seat)
-    make_network(node, folder.key, life, seat, held=False)
-    keep(node, folder, life, seat)
+    keep(node, folder, life, seat, held=False)
 
 
 def files_of(folder: LifeFolder, seat: CellPlan) -> CellFiles:
@@ -74,8 +73,8 @@ def make_network(node: Node, key: CellKey, life: LifePlan, seat: CellPlan, *, he
     network.make(fleet, net, held)
 
 
-def keep(node: Node, folder: LifeFolder, life: LifePlan, seat: CellPlan) -> Keeper:
-    """A keeper for the cell, which outlives this agent."""
+def keep(node: Node, folder: LifeFolder, life: LifePlan, seat: CellPlan, *, held: bool) -> Keeper:
+    """The cell's network, and a keeper for it, which outlives this agent."""
     _, net = networks(node, folder.key, life, seat)
     group = node.freezer(f"{node.place.group}/keepers")
     group.create()
@@ -91,7 +90,8 @@ def keep(node: Node, folder: LifeFolder, life: LifePlan, seat: CellPlan) -> Keep
             lease_s=max(LEASE_S_MIN, node.lease_left_s),
             netns=net.netns,
             link=net.link,
-        )
+        ),
+        lambda: make_network(node, folder.key, life, seat, held=held),
     )
 
 

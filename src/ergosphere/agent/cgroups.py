@@ -13,9 +13,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 FREEZE_S_DEFAULT: Final = 10.0  # a task in an uninterruptible disk wait may need seconds to come to rest
 KILL_S_DEFAULT: Final = 10.0  # releasing gigabytes of memory on a busy machine was seen to take 2 s
@@ -33,8 +32,7 @@ class FreezeTimeout(CgroupError):
     """Some task did not come to rest in time; the group was thawed again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(NamedTuple):  # no dataclass: a keeper would load all of `inspect` for it, a third of its start
     """A mounted cgroup hierarchy that can freeze: `version` 1 or 2, `mount` its root directory."""
 
     version: int

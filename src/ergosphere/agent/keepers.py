@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -235,32 +235,37 @@ class Keeper:
         return reply
 
 
-def start_keeper(spec: KeeperSpec) -> Keeper:
-    """Starts a keeper, or finds the one that already listens at `spec.socket`. It outlives the caller."""
+def start_keeper(spec: KeeperSpec, meanwhile: Callable[[], object] = lambda: None) -> Keeper:
+    """Starts a keeper, or finds the one that already listens at `spec.socket`. It outlives the caller.
+
+    What it needs is made `meanwhile`: while its interpreter starts, which takes as long as all the rest.
+    """
     assert len(os.fsencode(spec.socket)) <= SOCKET_PATH_MAX, spec.socket
     try:
-        return Keeper.connect(spec.socket)
+        keeper = Keeper.connect(spec.socket)
     except KeeperGone:
         pass
+    else:
+        meanwhile()
+        return keeper
     config = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(spec).items()}
     python = _base_interpreter(spec.socket.parent)
     argv = [python, "-E", "-s", "-S", "-m", "keeper", f"{spec.job}.{spec.incarnation}.{spec.cell}"]
-    try:
-        started = subprocess.run(
-            argv,
-            input=json.dumps(config),
-            capture_output=True,
-            text=True,
-            cwd=FOLDER,
-            env=CLEAN,
-            timeout=START_S_MAX,
-            start_new_session=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise KeeperError(f"a keeper for {argv[-1]} did not start within {START_S_MAX:g} s") from error
-    if started.returncode != 0:
-        raise KeeperError(started.stdout or f"a keeper for {argv[-1]} did not start: {started.stderr[-500:]}")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=FOLDER, env=CLEAN, start_new_session=True
+    ) as starting:
+        try:
+            meanwhile()
+            said, complaint = starting.communicate(json.dumps(config), START_S_MAX)
+        except subprocess.TimeoutExpired as error:
+            starting.kill()
+            raise KeeperError(f"a keeper for {argv[-1]} did not start within {START_S_MAX:g} s") from error
+        except BaseException:
+            starting.kill()  # it knows nothing yet, and has begun nothing
+            raise
+    if starting.returncode != 0:
+        raise KeeperError(said or f"a keeper for {argv[-1]} did not start: {complaint[-500:]}")
     return Keeper.connect(spec.socket)
 
 

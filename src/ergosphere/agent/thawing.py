@@ -115,8 +115,7 @@ def _fetch_files(
 
 
 def _prepare_world(node: Node, folder: LifeFolder, record: LifeRecord) -> None:
-    beginning.make_network(node, folder.key, record.plan, record.seat, held=not record.begins_anew)
-    beginning.keep(node, folder, record.plan, record.seat)
+    beginning.keep(node, folder, record.plan, record.seat, held=not record.begins_anew)
 
 
 def _check_fitness(node: Node, snapshot: Manifest, part: CellPart) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -14,7 +13,6 @@ def _load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("cgroups", path)
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
-    sys.modules["cgroups"] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
 
