@@ -296,6 +296,25 @@ def test_a_damaged_base_is_told_with_the_deltas_that_need_it(tmp_path: Path, dee
         contents(other := fresh(store), other.recipe("f2.0"))
 
 
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_repair_counts_damaged_packs_and_deltas_of_lost_chunks_apart(tmp_path: Path, deep: bool) -> None:
+    store = MemoryStore()
+    vault, _, second = two(tmp_path, store)
+    (pack,) = packs_of(vault, ZSTD) - packs_of(vault, DELTA)
+    row = vault.index.rows[vault.index.bases(np.arange(len(vault.index))).max()]
+    held = bytearray(store.get(vault.pack_key(pack)))
+    held[int(row["at"]) + 20] ^= 1
+    store.put(vault.pack_key(pack), bytes(held) if deep else bytes(held[: int(row["at"])]))
+    report = fsck.check(store, [fresh(store)], deep=deep, repair=True)
+    assert any(said.startswith("1 damaged pack(s)") for said in report.mended), report.mended
+    assert any("delta(s) of lost chunks" in said for said in report.mended), report.mended
+    assert fresh(store).doomed() == {pack}
+    again = cell(tmp_path / "again", 1, 1)
+    again.keep(fresh(store), "f3")
+    for name in ("f2", "f3"):
+        assert image_of(fresh(store), name) == (second.images / "rank0/pages-1.img").read_bytes()
+
+
 def test_what_lost_its_base_is_stored_anew_by_the_next_snapshot(tmp_path: Path) -> None:
     store = MemoryStore()
     vault, _, second = two(tmp_path, store)

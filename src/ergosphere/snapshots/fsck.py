@@ -293,13 +293,17 @@ def _lacking(vault: Vault, recipe: Recipe, part: CellPart, deep: bool) -> str:
 
 
 def _repair(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, report: Report) -> None:
-    bad = {index.packs[number] for number in np.unique(index.owner[~packs.good])} | packs.worn
+    """A delta whose base is lost needs nothing done to its own pack: without the base it is no chunk any more."""
+    bad = {index.packs[number] for number in np.unique(index.owner[~packs.good & ~packs.bereft])} | packs.worn
     if bad:
         numbers = [i for i, pack in enumerate(index.packs) if pack in bad]
         copy_chunks(vault, index, np.flatnonzero(np.isin(index.owner, numbers) & packs.good))
         for pack in bad:
             vault.store.put(vault.doomed_key(pack), b"", if_absent=True)
         report.mended.append(f"{len(bad)} damaged pack(s): the good was copied, the next snapshot stores the rest anew")
+    if packs.bereft.any():
+        count = int(packs.bereft.sum())
+        report.mended.append(f"{count} delta(s) of lost chunks are not counted on: the next snapshot stores them anew")
     vault.reload()
     removed = vault.rewrite_index(set(vault.packs_here()))
     vault.reload()

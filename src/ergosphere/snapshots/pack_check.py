@@ -20,11 +20,13 @@ from ergosphere.snapshots.vault import Vault, id_of
 
 @dataclass(slots=True, eq=False)
 class PackReport:
-    """`good`: by row of the index. `worn`: packs of which only the index tells what lies where. `strange`: packs, by
-    id, which another head or a newer version would read: nothing may be done to them.
+    """`good`: by row of the index; `bereft`: deltas that are not good only because their base is lost. `worn`: packs of
+    which only the index tells what lies where. `strange`: packs, by id, which another head or a newer version would
+    read: nothing may be done to them.
     """
 
     good: NDArray[np.bool_]
+    bereft: NDArray[np.bool_]
     worn: set[bytes] = field(default_factory=set)
     strange: dict[bytes, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
@@ -35,7 +37,7 @@ def check(vault: Vault, index: ChunkIndex, *, deep: bool) -> PackReport:
 
     Errors: StoreError.
     """
-    report = PackReport(np.ones(len(index), bool))
+    report = PackReport(np.ones(len(index), bool), np.zeros(len(index), bool))
     sizes = vault.packs_here()
     order = np.argsort(index.owner, kind="stable")
     firsts = np.searchsorted(index.owner[order], np.arange(len(index.packs) + 1))
@@ -73,7 +75,7 @@ def _check_bases(index: ChunkIndex, report: PackReport) -> None:
     bases = index.bases(every)
     lost = report.good & (bases != NOWHERE) & ~report.good[bases]
     if lost.any():
-        report.good[lost] = False
+        report.good[lost], report.bereft[lost] = False, True
         report.damaged.append(f"{int(lost.sum())} chunk(s) are lost because they are kept as deltas of lost ones")
 
 
