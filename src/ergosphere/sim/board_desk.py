@@ -67,7 +67,10 @@ class BoardDesk:
 
     def stirs(self, world: World, *, alarm: bool) -> bool:
         self._feed(world)
-        return self._stirred
+        if self.board.is_idle():
+            self._stirred = False
+            return False
+        return world.news or self._stirred
 
     def judge(self, view: Board, rules: Rules) -> Plan:
         self._stirred = False

@@ -46,4 +46,4 @@ class RivalDesk:
         return self.rival.alarm_s(self._scene)
 
     def stirs(self, world: World, *, alarm: bool) -> bool:
-        return alarm
+        return world.news or alarm

@@ -50,7 +50,8 @@ class Desk(Protocol):
     def alarm_s(self) -> float: ...
 
     def stirs(self, world: World, *, alarm: bool) -> bool:
-        """Whether what is no news may change what is to be done: somebody came up, or time has come to an alarm."""
+        """Whether what happened may change what is to be done: there is news, somebody came up, or time has come to an
+        alarm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +180,11 @@ def _run(scenario: Scenario, loop: _Loop, told: Callable[[float], None] | None) 
             break
         idle = 0 if due_s <= at_s else idle + 1
         world.advance(at_s)
-        if not (world.news or loop.desk.stirs(world, alarm=at_s >= alarm_s)):
+        calls = loop.desk.stirs(world, alarm=at_s >= alarm_s)
+        world.news = False
+        if not calls:
             loop.record.note(world)
             continue
-        world.news = False
         turns += _settle(scenario, loop)
         if told is not None and turns % 256 == 0:
             told(len(world.ended) / total)

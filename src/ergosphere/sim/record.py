@@ -38,9 +38,10 @@ class Record:
     def note(self, world: World) -> None:
         """Now is so."""
         levels = [world.levels[tier] for tier in TIER_ORDER]
-        asked = sum(level.asked for level in levels)
-        held = sum(level.held for level in levels)
-        computing = sum(level.computing for level in levels)
+        first, second, third = levels
+        asked = first.asked + second.asked + third.asked
+        held = first.held + second.held + third.held
+        computing = first.computing + second.computing + third.computing
         self._integrate(world.now_s, held, min(asked, world.capacity), computing, world.capacity)
         if world.now_s >= self._gap_due_s:
             self._gap_due_s = world.now_s + GAP_S

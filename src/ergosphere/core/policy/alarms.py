@@ -17,7 +17,7 @@ class Alarms:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, str, str]] = []
-        self._of: dict[JobId, float] = {}
+        self._of: dict[str, float] = {}  # by job
 
     def look_at_node(self, node_id: NodeId, at_s: float) -> None:
         heappush(self._heap, (at_s, "node", node_id))
@@ -38,10 +38,10 @@ class Alarms:
         """Moment, `node` or `job`, and which: each is taken off as it is given."""
         while self._heap and self._heap[0][0] <= now_s:
             at_s, kind, name = heappop(self._heap)
-            if kind == "job" and self._of.get(JobId(name)) != at_s:
-                continue
             if kind == "job":
-                del self._of[JobId(name)]
+                if self._of.get(name) != at_s:
+                    continue
+                del self._of[name]
             yield at_s, kind, name
 
 

@@ -31,6 +31,14 @@ def shares_wanted(board: Board, entry: Entry) -> Shares:
     return widest_only if whole else shape.shares
 
 
+def numbers_of(board: Board, entry: Entry, shares: Shares) -> tuple[int, int]:
+    """A number for its shape with these ranks per device, and one for the fewest of them alone: quicker to look up."""
+    if entry.asked is None or entry.asked[0] is not shares:
+        whole = board.asks.setdefault((entry.shape, shares), len(board.asks))
+        entry.asked = shares, (whole, board.asks.setdefault((entry.shape, shares[:1]), len(board.asks)))
+    return entry.asked[1]
+
+
 def within_limits(board: Board, entry: Entry, shares: Shares) -> Shares:
     """Of these, those that its project may have now."""
     job, tree = entry.view, board.tree

@@ -50,7 +50,7 @@ from ergosphere.core.policy.reach import Reach
 from ergosphere.core.policy.rules import Rules
 from ergosphere.core.policy.seats import takes_jobs
 from ergosphere.core.policy.shape import Shape
-from ergosphere.core.policy.stirring import Footing, Others, Span, comes_up, stirs
+from ergosphere.core.policy.stirring import Footing, Others, Span, comes_up, ripens, stirs
 
 TICK_S: Final = 0.001  # the least step between two looks at the same job
 
@@ -77,6 +77,7 @@ class Board:
         self.occupants: dict[NodeId, dict[JobId, tuple[int, int]]] = {}
         self.usable = 0  # devices that may be given to somebody
         self.holdable: dict[tuple[Shape, tuple[int, ...]], bool] = {}  # see `asking`; until nodes change
+        self.asks: dict[tuple[Shape, tuple[int, ...]], int] = {}  # see `asking`
         self._closed: set[NodeId] = set()  # nodes that take no jobs, or are gone; some may sit there still
         self._claims_after_s = standing.claims_after_s(rules)
         self._alarms = Alarms()
@@ -135,7 +136,7 @@ class Board:
         node.recount()
         node.promised = self.promises.mask(view.id)
         self._has_changed(node)
-        self.whole.touch(node)
+        self.whole.stale[node] = None
         self.holdable.clear()
         self._look_again_at(node)
 
@@ -186,13 +187,21 @@ class Board:
         for at_s, kind, name in self._alarms.due(now_s):
             if kind == "job":
                 entry = self.entries[JobId(name)]
+                if self._is_steady(entry):
+                    self._look_later(entry)
+                    stirred = stirred or ripens(entry, Span(at_s, now_s), self.others)
+                    continue
                 before = Footing.of(entry, self.lines)
                 self._look_again(entry)
-                stirred |= stirs(entry, before, Span(at_s, now_s), self.others)
+                stirred = stirred or stirs(entry, before, Span(at_s, now_s), self.others)
             elif name in self.nodes:
                 self.put_node(self.nodes[NodeId(name)].view)
                 stirred = True
         return stirred
+
+    def is_idle(self) -> bool:
+        """Nobody waits, has a wish or could take more: there is nothing to decide."""
+        return self.lines.is_empty() and not (self.leavers.shrunk.jobs or self.promises.rooms)
 
     def alarm_s(self) -> float:
         """When time alone may change a decision next; inf if nobody waits and nobody is to be grown."""
@@ -210,8 +219,8 @@ class Board:
         return entry.view if entry else None
 
     def touch(self, node: Node) -> None:
-        self.now.touch(node)
-        self.soon.touch(node)
+        self.now.stale[node] = None
+        self.soon.stale[node] = None
         self.reach.touch(node)
 
     def silent(self, entry: Entry) -> list[NodeId]:
@@ -355,10 +364,6 @@ class Board:
     def _look_again(self, entry: Entry) -> None:
         """Time has passed. Mostly it stands as it did, and has to be looked at later once more."""
         view = entry.view
-        steady = view.phase is Phase.RUNNING and entry.standing in standing.STEADY and self.now_s < entry.changes_s
-        if steady and view.not_before_s <= entry.listed_s:  # a moment that concerns others only: see `stirring`
-            self._look_later(entry)
-            return
         single = self._is_single(entry)
         stands, changes_s = self._judged(view)
         as_it_was = (stands, single) == (entry.standing, view.id in self.lines.singles)
@@ -367,6 +372,11 @@ class Board:
             self._look_later(entry)
         else:
             self._line_again(entry)
+
+    def _is_steady(self, entry: Entry) -> bool:
+        """It runs, and stands as it did: a moment of its own concerns others only."""
+        running = entry.view.phase is Phase.RUNNING and entry.view.not_before_s <= entry.listed_s
+        return running and entry.standing in standing.STEADY and self.now_s < entry.changes_s
 
     def _line_again(self, entry: Entry) -> None:
         """How it stands may have changed, not where it sits."""

@@ -29,7 +29,7 @@ from ergosphere.core.model import (
     Why,
 )
 from ergosphere.core.policy import reasons, standing
-from ergosphere.core.policy.asking import shares_wanted, within_limits
+from ergosphere.core.policy.asking import numbers_of, shares_wanted, within_limits
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.claims import could_be_had, has_claim
 from ergosphere.core.policy.defrag import bring_together
@@ -132,9 +132,8 @@ def _is_hopeless(turn: Turn, entry: Entry) -> bool:
 
 def _was_in_vain(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> bool:
     """Somebody has tried for the same; with a claim, if it has one."""
-    if (entry.shape, shares, False) not in turn.failed:
-        return False
-    return (entry.shape, shares, True) in turn.failed or not has_claim(turn, entry)
+    number, _ = numbers_of(turn.board, entry, shares)
+    return number in turn.failed and (number in turn.failed_claims or not has_claim(turn, entry))
 
 
 def _claimant_behind(turn: Turn, line: list[Place], place: int) -> tuple[int, Entry] | None:
@@ -255,8 +254,11 @@ def _over_quota(turn: Turn, entry: Entry, devices: int) -> None:
 
 def _give_up(turn: Turn, entry: Entry, shares: tuple[int, ...], *, limited: bool) -> None:
     """Who asks for the same behind it need not try. `limited`: its project alone was left so little to ask for."""
-    for claims in (False, True) if has_claim(turn, entry) else (False,):
-        turn.failed.update({(entry.shape, shares, claims), (entry.shape, shares[:1], claims)})
+    numbers = numbers_of(turn.board, entry, shares)
+    for number, some in zip(numbers, (shares, shares[:1]), strict=True):
+        turn.failed[number] = entry.shape, some
+    if has_claim(turn, entry):
+        turn.failed_claims.update(numbers)
     if limited and entry.gang is not None:
         turn.stuck.add(entry.gang)
 

@@ -31,7 +31,7 @@ def bring_together(turn: Turn, entry: Entry) -> bool:
     if needed is None or turn.moves_left <= 0 or turn.board.now.refresh().total < needed:
         return False
     for node in islice(_nodes(turn, entry, needed), NODES_MAX):
-        moves = _cleared(turn, entry, node, needed)
+        moves = _cleared(turn, _movers(turn, entry, node), node, needed)
         if moves is not None and _move(turn, entry, moves):
             return True
     return False
@@ -44,13 +44,17 @@ def clear_beside(turn: Turn, entry: Entry) -> bool:
     node = turn.board.nodes.get(next(iter(entry.masks)))
     if node is None or not node.full:
         return False
+    movers = _movers(turn, entry, node)
+    could_be = sum(one.devices for one in movers) + node.now().bit_count()
     for number in larger(entry.shape, entry.devices):
         more = number - entry.devices
         if node.soon().bit_count() >= more:  # neighbours leave already
             return False
-        if turn.board.now.refresh().total < more or turn.board.tree.blocked(entry.view.project, entry.view.tier, more):
+        if min(could_be, turn.board.now.refresh().total) < more:
             continue
-        moves = _cleared(turn, entry, node, more)
+        if turn.board.tree.blocked(entry.view.project, entry.view.tier, more):
+            continue
+        moves = _cleared(turn, movers, node, more)
         if moves:
             _send(turn, entry, moves)
             return True
@@ -76,14 +80,18 @@ def _nodes(turn: Turn, entry: Entry, needed: int) -> Iterator[Node]:
                     yield turn.board.nodes[name]
 
 
-def _cleared(turn: Turn, entry: Entry, node: Node, needed: int) -> Moves | None:
-    """Who moves where so that `node` has `needed` devices free, with their places taken; None if nobody can.
+def _movers(turn: Turn, entry: Entry, node: Node) -> list[Entry]:
+    """Who could be moved off a node for it, the cheapest first."""
+    return sorted(_movable(turn, node, entry), key=lambda one: (_price(one), one.view.id))
+
+
+def _cleared(turn: Turn, movers: list[Entry], node: Node, needed: int) -> Moves | None:
+    """Who of them moves where so that `node` has `needed` devices free, with their places taken; None if nobody can.
 
     The node is closed while places are sought, so that nobody is moved within it.
     """
     board, rules = turn.board, turn.board.rules
     missing = needed - node.now().bit_count()
-    movers = sorted(_movable(turn, node, entry), key=lambda one: (_price(one), one.view.id))
     if sum(one.devices for one in movers) < missing:
         return None
     before = node.taken

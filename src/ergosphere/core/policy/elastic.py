@@ -9,7 +9,7 @@ from ergosphere.core.model import NodeId, Placement
 from ergosphere.core.policy import reasons
 from ergosphere.core.policy.asking import could_ever_hold
 from ergosphere.core.policy.defrag import clear_beside
-from ergosphere.core.policy.elsewhere import go_elsewhere, seats_elsewhere
+from ergosphere.core.policy.elsewhere import go_elsewhere, may_fit, seats_elsewhere
 from ergosphere.core.policy.entry import Entry
 from ergosphere.core.policy.layers import PoolKey
 from ergosphere.core.policy.rules import move_cost
@@ -42,7 +42,7 @@ def grow(turn: Turn) -> None:
 def _wanted(turn: Turn) -> set[PoolKey]:
     """Pools in which somebody waits who could sit there once others leave."""
     board = turn.board
-    waiting = {shape for shape, shares, _ in turn.failed if could_ever_hold(board, shape, shares)}
+    waiting = {shape for shape, shares in turn.failed.values() if could_ever_hold(board, shape, shares)}
     return {key for shape in waiting for key in board.pools.keys(shape)}
 
 
@@ -83,6 +83,8 @@ def _grow_by_moves(turn: Turn, entry: Entry, wanted: set[PoolKey]) -> None:
 def _grow_elsewhere(turn: Turn, entry: Entry, wanted: set[PoolKey]) -> bool:
     """Frozen here, thawed on more devices there, where that is earned back soon."""
     job, rules = entry.view, turn.board.rules
+    if not may_fit(turn.board, entry, larger(entry.shape, entry.devices)[-1]):
+        return False
     found = seats_elsewhere(turn, entry, breaking=False)
     if isinstance(found, tuple) and not _touches(turn, {seat.node for seat in found}, wanted):
         more = len(set(found)) - entry.devices

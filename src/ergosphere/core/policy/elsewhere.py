@@ -32,7 +32,7 @@ def seats_elsewhere(turn: Turn, entry: Entry, *, breaking: bool = True) -> Place
         more = number - entry.devices
         if more > 0 and board.tree.blocked(job.project, job.tier, more):
             continue
-        if not _may_fit(board, entry, number, breaking):
+        if not (breaking and board.promises.on) and not may_fit(board, entry, number):
             continue
         found = _with_memory(turn, entry, entry.shape.ranks // number, breaking)
         if isinstance(found, tuple):
@@ -41,10 +41,8 @@ def seats_elsewhere(turn: Turn, entry: Entry, *, breaking: bool = True) -> Place
     return refusal or reasons.resize_no_room(job, board.now.refresh().total)
 
 
-def _may_fit(board: Board, entry: Entry, number: int, breaking: bool) -> bool:
-    """Whether so many devices may be free for it, its own counted: False is certain."""
-    if breaking and board.promises.on:
-        return True
+def may_fit(board: Board, entry: Entry, number: int) -> bool:
+    """Whether so many devices may be free for it, its own counted, without breaking promises: False is certain."""
     layer, own = board.now.refresh(), entry.devices
     if layer.total + own < number:
         return False

@@ -26,6 +26,7 @@ class Entry:
     """One job on the board, with what is reckoned from its view once."""
 
     __slots__ = (
+        "asked",
         "borrowed",
         "changes_s",
         "devices",
@@ -68,6 +69,7 @@ class Entry:
         self.moves_s = NEVER_S  # from when on it may be moved for others, or to grow
         self.grows_s = NEVER_S  # from when on it may be given more devices; see `shrunk`
         self.wants: tuple[int, bool, str] | None = None  # among those who may: standing, services first, project
+        self.asked: tuple[tuple[int, ...], tuple[int, int]] | None = None  # ranks per device, and numbers; see `asking`
         self.room: tuple[Placement, bool] | None = None  # promised to it, and whether that makes sense
         self.listed: tuple[int, float, int] | None = None  # as a leaver: standing, price, devices to spare
         self.listed_s = -NEVER_S  # when it was last put where its standing belongs

@@ -97,6 +97,10 @@ class Stock(ABC):
     def holds(self, size: int, number: int) -> bool:
         """Whether `size` devices together could be given `number` times."""
 
+    @abstractmethod
+    def most(self) -> int:
+        """What the emptiest of them could give."""
+
     def snug(self, least: int, counts: dict[NodeId, int]) -> NodeId | None:
         """The node that could give the fewest of at least `least`."""
         found = (self.first(count, counts) for count in range(least, self.top()))
@@ -138,6 +142,9 @@ class Buckets(Stock):
 
     def top(self) -> int:
         return len(self.heaps)
+
+    def most(self) -> int:
+        return next((count for count in range(len(self.live) - 1, 0, -1) if self.live[count]), 0)
 
     def holds(self, size: int, number: int) -> bool:
         return self.times(size, number) >= number
@@ -199,6 +206,9 @@ class Joined(Stock):
 
     def top(self) -> int:
         return max(part.top() for part in self.parts)
+
+    def most(self) -> int:
+        return max(part.most() for part in self.parts)
 
     def holds(self, size: int, number: int) -> bool:
         return sum(part.times(size, number) for part in self.parts) >= number
@@ -294,22 +304,18 @@ class Union(Area):
 class Layer:
     """Counts of one assumption over all nodes. `refresh` before asking."""
 
-    __slots__ = ("_mask", "_stale", "counts", "pools", "total")
+    __slots__ = ("_mask", "counts", "pools", "stale", "total")
 
     def __init__(self, mask: Callable[[Node], int]) -> None:
         self._mask = mask
-        self._stale: dict[NodeId, Node] = {}
+        self.stale: dict[Node, None] = {}  # nodes whose masks have changed, in that order
         self.counts: dict[NodeId, int] = {}
         self.pools: dict[PoolKey, Pool] = {}
         self.total = 0
 
-    def touch(self, node: Node) -> None:
-        """Its masks have changed."""
-        self._stale[node.id] = node
-
     def forget(self, node: Node) -> None:
         """It is gone, or about to be put into another pool."""
-        self._stale.pop(node.id, None)
+        self.stale.pop(node, None)
         count = self.counts.pop(node.id, None)
         if count is not None:
             self.pools[node.pool].lose(node.id, node.domain, count)
@@ -317,9 +323,9 @@ class Layer:
 
     def refresh(self) -> Layer:
         """Catch up with the nodes that changed: O(changed)."""
-        if not self._stale:
+        if not self.stale:
             return self
-        for node in self._stale.values():
+        for node in self.stale:
             count = self._mask(node).bit_count()
             before = self.counts.get(node.id)
             if before == count:
@@ -330,7 +336,7 @@ class Layer:
             pool.put(node.id, node.domain, count, before)
             self.counts[node.id] = count
             self.total += count - (before or 0)
-        self._stale.clear()
+        self.stale.clear()
         return self
 
     def area(self, group: Group) -> Area | None:

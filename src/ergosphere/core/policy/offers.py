@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
 from itertools import islice
@@ -16,6 +16,7 @@ from ergosphere.core.policy.layers import Group
 from ergosphere.core.policy.leavers import Leaver
 from ergosphere.core.policy.packing import enough_of_each
 from ergosphere.core.policy.seats import pack_cells
+from ergosphere.core.policy.shape import needs_one_node
 
 EXACT_MAX: Final = 10  # candidates up to which every set is weighed: at most 1,024 of them
 NODES_MAX: Final = 16  # nodes for each of which a set of its own is weighed
@@ -47,25 +48,28 @@ class Offer:
         groups: dict[Group, dict[NodeId, int]] = {}
         totals: dict[Group, int] = {}
         domains: dict[tuple[Group, str], int] = {}
+        together_now: list[int] = []
         for group in board.pools.groups(shape):
             area = layer.area(group)
             groups[group] = enough_of_each(area, shape, layer) if area is not None and shape.cells else {}
             totals[group] = area.nodes.total if area is not None else 0
+            if area is not None:
+                together_now.append(area.nodes.most() if needs_one_node(shape) else area.nodes.total)
             if area is not None and shape.together is Together.DOMAIN:
                 domains.update({(group, name): free for free, name in area.by_free})
         homes = dict(enumerate(entry.view.home))
         needed, together = shape.ranks // share, shape.together
-        missing = needed - max(totals.values(), default=0)
+        missing = needed - max(together_now, default=0)
         return Offer(needed, share, shape.cells, homes, together, groups, totals, domains, board, shape.barred, missing)
 
-    def fits(self, leavers: Iterable[Leaver]) -> bool:
+    def fits(self, leavers: Sequence[Leaver]) -> bool:
         """Whether the gang fits once they have left."""
+        if sum([leaver.devices for leaver in leavers]) < self.missing:
+            return False
         gained: dict[NodeId, int] = {}
         for leaver in leavers:
             for name, mask in leaver.gains.items():
                 gained[name] = gained.get(name, 0) + mask.bit_count()
-        if sum(gained.values()) < self.missing:
-            return False
         return any(self._fits_in(group, gained) for group in self.groups)
 
     def _fits_in(self, group: Group, gained: dict[NodeId, int]) -> bool:

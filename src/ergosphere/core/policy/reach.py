@@ -59,14 +59,12 @@ class Reach:
         if found is None:
             found = self._layers[asker] = Layer(partial(_could_give, self._entries, asker))
             self._heard[asker] = len(self._touched)
-            for node in self._nodes.values():
-                found.touch(node)
+            found.stale.update(dict.fromkeys(self._nodes.values()))
         self._tell(asker, found)
         return found.refresh()
 
     def _tell(self, asker: Asker, layer: Layer) -> None:
-        for node in self._touched[self._heard.get(asker, 0) :]:
-            layer.touch(node)
+        layer.stale.update(dict.fromkeys(self._touched[self._heard.get(asker, 0) :]))
         self._heard[asker] = len(self._touched)
 
 

@@ -48,10 +48,10 @@ def needs(job: JobView) -> str:
 
 def places(placement: Placement) -> str:
     """The nodes of a placement with their number of devices."""
-    devices = Counter([seat.node for seat in set(placement)])
-    if len(devices) == 1:
-        ((node, many),) = devices.items()
-        return f"{node} ({counted(many, 'device')})"
+    distinct = set(placement)
+    if len({seat.node for seat in distinct}) == 1:
+        return f"{placement[0].node} ({counted(len(distinct), 'device')})"
+    devices = Counter([seat.node for seat in distinct])
     return listed(f"{node} ({counted(many, 'device')})" for node, many in sorted(devices.items()))
 
 

@@ -155,12 +155,12 @@ def yields(runs: JobView, waits: JobView, since_s: float, now_s: float, rules: R
         return False
     if waits.service:
         return True
-    if _may_pause_again_s(runs, now_s, rules) > now_s:
-        return False
     had_its_turn = now_s - runs.running_since_s >= rules.quantum_s
     if runs.running_since_s >= since_s and (runs.submitted_s, runs.id) > (waits.submitted_s, waits.id):
-        return had_its_turn or not _was_displaced(waits, rules)
-    return had_its_turn and now_s - since_s >= rules.patience_s
+        leaves = had_its_turn or not _was_displaced(waits, rules)
+    else:
+        leaves = had_its_turn and now_s - since_s >= rules.patience_s
+    return leaves and _may_pause_again_s(runs, now_s, rules) <= now_s
 
 
 def _was_displaced(job: JobView, rules: Rules) -> bool:

@@ -101,11 +101,22 @@ def stirs(entry: Entry, before: Footing, span: Span, others: Others) -> bool:
         return True
     if after.standing < before.standing:
         return others.guaranteed
-    weaker = not after.is_as(before)
-    ripens = weaker or any(map(span.has, _yields_from_s(entry, before, rules)))
-    if ripens and _yields(entry, others.foremost()):
+    if after.is_as(before):
+        return (span.has(before.changes_s) and _yields(entry, others.foremost())) or _ripens(entry, span, others)
+    return _yields(entry, others.foremost()) or _lets_pass(entry, others) or _may_move(entry, span, others)
+
+
+def ripens(entry: Entry, span: Span, others: Others) -> bool:
+    """The same of one that runs and stands as it did."""
+    if entry.view.id in others.lines.singles:
         return True
-    return (weaker and _lets_pass(entry, others)) or _may_move(entry, span, others)
+    nobody = not (others.lines.gangs or others.lines.singles or others.leavers.shrunk.jobs)
+    return not nobody and _ripens(entry, span, others)
+
+
+def _ripens(entry: Entry, span: Span, others: Others) -> bool:
+    moments = any(span.has(at_s) for at_s in _yields_from_s(entry, others.rules))
+    return (moments and _yields(entry, others.foremost())) or _may_move(entry, span, others)
 
 
 def _yields(entry: Entry, foremost: int) -> bool:
@@ -134,10 +145,9 @@ def comes_up(entry: Entry, now_s: float, others: Others) -> bool:
     return entry.view.id in others.leavers.shrunk.jobs and _may_grow(entry, now_s, others)
 
 
-def _yields_from_s(entry: Entry, before: Footing, rules: Rules) -> Iterator[float]:
+def _yields_from_s(entry: Entry, rules: Rules) -> Iterator[float]:
     """Moments from which on it would leave for somebody for whom it did not before."""
     view = entry.view
-    yield before.changes_s
     yield view.not_before_s
     if view.running_since_s is not None:
         yield view.running_since_s + rules.min_run_s

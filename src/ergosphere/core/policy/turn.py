@@ -36,8 +36,9 @@ class Turn:
     decisions: dict[JobId, Decision] = field(default_factory=dict)
     reasons: dict[JobId, Reason | Later] = field(default_factory=dict)
     rooms: dict[JobId, Placement] = field(default_factory=dict)
-    # shapes that found no room with these ranks per device, without a claim (or, True, with one); nobody behind will
-    failed: set[tuple[Shape, tuple[int, ...], bool]] = field(default_factory=set)
+    # by number (see `asking`), shapes that found no room with these ranks per device; nobody behind will
+    failed: dict[int, tuple[Shape, tuple[int, ...]]] = field(default_factory=dict)
+    failed_claims: set[int] = field(default_factory=set)  # of these, those of which one had a claim
     stuck: set[GangKey] = field(default_factory=set)  # whose project stands against them, and behind them as well
     against: dict[Ask, tuple[ProjectView, int]] = field(default_factory=dict)  # which, and how many devices it used
     urgency: int = -1  # standing of the job that is being served
