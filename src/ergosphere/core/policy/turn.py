@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from ergosphere.core.model import Decision, JobId, JobView, NodeId, Placement, ProjectView, Reason, Resize, Tier, Why
 from ergosphere.core.policy import reasons, standing
@@ -102,7 +103,7 @@ class Turn:
 
     def hold_coming(self, job: JobView, placement: Placement) -> None:
         """The same for one that waits, and why it does: worded only when somebody reads it."""
-        self.reasons[job.id] = lambda: reasons.room_coming(job, placement, self.leaving_from(placement))
+        self.reasons[job.id] = partial(_room_coming, self.board, job, placement)
         self.hold(job, placement)
 
     def leave(self, entry: Entry) -> None:
@@ -315,15 +316,6 @@ class Turn:
         machines = ((nodes[a].view.machine, nodes[b].view.machine) for a, b in pairs if a in nodes and b in nodes)
         return any(here != there and bool(here and there) for here, there in machines)
 
-    def leaving_from(self, placement: Placement) -> list[JobView]:
-        """Who sits there still, in the order of the queue."""
-        found: dict[JobId, Entry] = {}
-        for name, mask in masks_of(placement).items():
-            for job_id, (seats, _) in self.board.nodes[name].occupants.items():
-                if seats & mask:
-                    found[job_id] = self.board.entries[job_id]
-        return [entry.view for entry in sorted(found.values(), key=self.board.key)]
-
     def counts(self) -> Counts:
         """As the job whose turn it is finds the fleet."""
         free = self.board.now.refresh().total
@@ -333,3 +325,14 @@ class Turn:
             if (node := self.board.nodes.get(name)) is not None
         )
         return Counts(free + promised, self.held_free)
+
+
+def _room_coming(board: Board, job: JobView, placement: Placement) -> Reason:
+    """Who sits there still is named in the order of the queue."""
+    found: dict[JobId, Entry] = {}
+    for name, mask in masks_of(placement).items():
+        for job_id, (seats, _) in board.nodes[name].occupants.items():
+            if seats & mask:
+                found[job_id] = board.entries[job_id]
+    leaving = [entry.view for entry in sorted(found.values(), key=board.key)]
+    return reasons.room_coming(job, placement, leaving)
