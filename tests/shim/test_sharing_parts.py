@@ -137,6 +137,38 @@ def test_a_file_for_which_there_is_no_room_is_refused_and_not_left(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+FAULTS = """
+import ctypes, resource, sys
+from ergosphere.shim.ergo_shim import pages
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+if sys.argv[1] == "keep":
+    pages.keep_freed()
+for _ in range(12):
+    first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [libc.malloc(16 << 20) for _ in range(6)]
+    for each in held:
+        ctypes.memset(each, 1, 16 << 20)
+    for each in held:
+        libc.free(each)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+pages.trim()
+print(open("/proc/self/statm").read().split()[1])
+"""
+
+
+def test_memory_that_every_step_frees_does_not_come_back_page_by_page():
+    def faults(*words, **environment):
+        command = [sys.executable, "-c", FAULTS, *words]
+        said = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        return [int(word) for word in said.stdout.split()]
+
+    own, kept, asked = faults("leave"), faults("keep"), faults("keep", MALLOC_TRIM_THRESHOLD_="100000")
+    assert own[0] > 4000 > 100 > kept[0]
+    assert asked[0] > 4000, "what the environment says goes first"
+    assert kept[1] < own[1] + 4000, "and it is given back at a cut"
+
+
 TURN = """
 import os, sys, time
 from ergosphere.shim.ergo_shim import turn as turns

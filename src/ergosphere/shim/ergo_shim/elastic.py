@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any, Final, Optional
 
+from . import pages
 from . import table as tables
 from .bell import Bell
 from .exchange import Exchange
@@ -73,6 +74,8 @@ class Elastic:
             return
         self.why = "exact sums are off" if self.table.exact == "off" else None
         self.ground = Ground(self.table, _short(name))
+        if len(self.table.mates()) > 1:
+            pages.keep_freed()  # one rank's faults keep all others of its device waiting
         if len(set(self.table.hosts)) > 1 and self.table.exact != "off":
             self._exchange = Exchange(self.table.me, _short(name))
             self.meet()
@@ -119,6 +122,8 @@ class Elastic:
         """In a forked child: everything belongs to the parent."""
         self.ground = self._exchange = self.table = None
         self.splice.disown()
+        for each in self._sums.values():
+            each.disown()
         self._sums = {}
         self._lock = threading.Lock()
         self._carrier, self._wanted = None, threading.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from typing import Callable, Final, NamedTuple, Optional
+from typing import Any, Callable, Final, NamedTuple, Optional
 
 from . import fold
 from .calls import Asked
@@ -90,7 +90,15 @@ class Operation:
         self.unattended = Spent()
         self.direct = 0  # address of the caller's tensor, where it is contribution and result itself
         self.sent = asked.root >= 0  # what one rank alone wants is folded where it sits
+        self.lent = False  # its result is read where it lies, until that is given back,
+        self.result: Any = None  # and is here once it is there
         self.followers: "list[Callable[[Operation], None]]" = []
+
+    def can_be_lent(self) -> bool:
+        """Whether its asker could as well read the result where it lies: one flat tensor, reduced in place."""
+        takes, gives = self.asked.takes, self.asked.gives
+        in_place = len(takes) == len(gives) == 1 and gives[0][1] is takes[0] and takes[0].dim() == 1
+        return in_place and not self.direct
 
     def signature(self) -> int:
         """Equal among members whose calls agree."""

@@ -51,6 +51,7 @@ def own_work_class(base: Any) -> Any:
             with Waiting(self._group.seam):
                 given = args[0] if args else kwargs.get("timeout")
                 self.sums.wait(self._operation, given.total_seconds if given else self._operation.limit_s)
+                self.sums.pick_up(self._operation)
                 self._let_go()
                 return True
 
@@ -58,6 +59,7 @@ def own_work_class(base: Any) -> Any:
             if self._future is None:
                 self._future = own_future()
                 self._future.work = self
+                self._lend()
                 self.sums.follow(self._operation, self._fulfil)
                 self._group.seam.elastic.carry_on()
             return self._future
@@ -128,6 +130,14 @@ def own_work_class(base: Any) -> Any:
 
         # -- within
 
+        def _lend(self) -> None:
+            # DDP's reducer reads what the future gives, and nothing else, before its backward pass is over.
+            backward = _flushes.get(_key(self.sums))
+            if backward is None or self not in backward.works or not _is_asked_by_torch():
+                return
+            if self.sums.lend(self._operation):
+                backward.lent.append((self.sums, self._operation))
+
         def _fulfil(self, operation: Operation) -> None:
             # What the program hung on the future may wait for the next reduction, which our own threads bring about.
             if threading.current_thread().name.startswith(OURS):
@@ -137,7 +147,7 @@ def own_work_class(base: Any) -> Any:
 
         def _fulfil_here(self, operation: Operation) -> None:
             if operation.error is None:
-                self._future.set_result(self._value)
+                self._future.set_result([operation.result] if operation.lent else self._value)
             else:
                 if peer_is_gone(operation.error):
                     self._group.seam.judge(str(operation.error))
@@ -154,7 +164,11 @@ class Flush:
 
     def __init__(self) -> None:
         self.works: "list[Any]" = []
+        self.lent: "list[Any]" = []
         self.has_begun = False
+
+    def __del__(self) -> None:  # torch's engine lets go of it when the pass is over, however it ended
+        self._give_back()
 
     def __call__(self) -> None:
         # Those whose time is still to come are as good as waited for: nobody else needs to look after them.
@@ -169,9 +183,17 @@ class Flush:
                     work.flush()
                 finally:
                     left.pop(0).attend(-1)  # whoever was given up on, others look after from here on
+        except BaseException:  # which may keep this object alive: nobody comes to read results now
+            self._give_back()
+            raise
         finally:
             for work in left:
                 work.attend(-1)
+
+    def _give_back(self) -> None:
+        lent, self.lent = self.lent, []
+        for sums, operation in lent:
+            sums.give_back(operation)
 
 
 _flushes: "weakref.WeakValueDictionary[Any, Flush]" = weakref.WeakValueDictionary()  # the engine holds them
@@ -182,7 +204,7 @@ def flush_with_backward(work: Any) -> bool:
 
     Inside a backward pass DDP waits in C++, where nobody could hand the device over; this runs before that."""
     torch = sys.modules["torch"]
-    key = (torch._C._current_graph_task_id(), id(work.sums))
+    key = _key(work.sums)
     flush = _flushes.get(key)
     if flush is None or flush.has_begun:
         flush = Flush()
@@ -192,4 +214,24 @@ def flush_with_backward(work: Any) -> bool:
             return False
         _flushes[key] = flush
     flush.works.append(work)
+    return True
+
+
+def _key(sums: GroupSums) -> Any:
+    return sys.modules["torch"]._C._current_graph_task_id(), id(sums)
+
+
+def _is_asked_by_torch() -> bool:
+    """Whether who called the handle is the one backward pass under way here itself, and no code of the program's."""
+    engine = sys.modules["torch.autograd.graph"]._engine_run_backward.__code__
+    try:
+        frame: Any = sys._getframe(3)
+    except ValueError:
+        return False  # a thread of the engine's own
+    if frame.f_code is not engine:
+        return False
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is engine:
+            return False  # within another one, which may end first
     return True

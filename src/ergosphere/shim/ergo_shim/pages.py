@@ -12,6 +12,9 @@ import struct
 from typing import Any, Final, Optional
 
 PAGE: Final = mmap.PAGESIZE
+KEPT_BYTES: Final = 128 << 20  # free at the end of a heap: gradients, activations and temporaries of a middling model
+FROM_HEAP_BYTES: Final = 32 << 20  # larger blocks are mapped and unmapped one by one: glibc's own upper bound
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _FIXED: Final = 0x10
 _NORESERVE: Final = 0x4000
 _MREMAP_MAYMOVE_FIXED: Final = 1 | 2
@@ -123,6 +126,17 @@ def trim() -> None:
     """Gives memory that was freed back to the system, where the C library can."""
     if hasattr(_libc_found, "malloc_trim"):
         _libc_found.malloc_trim(0)
+
+
+def keep_freed() -> None:
+    """Has the C library keep what the program frees, up to KEPT_BYTES, for what it asks for next: pages that go back to
+    the system at every step come again one fault at a time. `trim` gives them back all the same. Nothing changes
+    where the environment says how it is to be."""
+    is_told = any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ)
+    if is_told or "malloc" in os.environ.get("GLIBC_TUNABLES", "") or not hasattr(_libc_found, "mallopt"):
+        return
+    _libc_found.mallopt(_M_MMAP_THRESHOLD, FROM_HEAP_BYTES)
+    _libc_found.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class Writes:

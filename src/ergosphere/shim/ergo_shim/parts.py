@@ -117,6 +117,16 @@ class GroupParts:
             return self._finish(operation)
         return False
 
+    def pick_up(self, operation: Operation) -> None:
+        """Copies a result to where its asker wants it."""
+        for at, tensor in operation.asked.gives:
+            fold.pick_up(operation.result, operation.layout.starts[at], tensor)
+
+    def read(self, operation: Operation) -> None:
+        """Says that this rank needs the result no more."""
+        operation.result = None
+        self._board.put(self.seats.me, operation.number, DONE, operation.number + 1)
+
     def is_read_by_all(self, number: int) -> bool:
         """Whether everyone of this host is through with that operation."""
         return all(self._board.get(member, number, DONE) >= number + 1 for member in self._local)
@@ -325,12 +335,14 @@ class GroupParts:
         if operation.error is None and self._is_interrupted(operation):
             operation.error = RuntimeError("reduction %d of its group was interrupted" % operation.number)
         if operation.error is None and operation.asked.gives and not operation.direct:
-            result = fold.flat(self._result_address(operation), operation.dtype, operation.layout.total)
-            for at, tensor in operation.asked.gives:
-                fold.pick_up(result, operation.layout.starts[at], tensor)
+            operation.result = fold.flat(self._result_address(operation), operation.dtype, operation.layout.total)
+            if not operation.lent:
+                self.pick_up(operation)
+                operation.result = None
         if self._exchange is not None and self._leads and not operation.sent:
             return False  # others still wait for what this host folds
-        self._board.put(self.seats.me, operation.number, DONE, operation.number + 1)
+        if operation.result is None:
+            self.read(operation)
         return True
 
     def _is_interrupted(self, operation: Operation) -> bool:

@@ -12,6 +12,7 @@ from .operation import Operation, PeerGone, Seats, Spent
 from .parts import PATIENCE_S, GroupParts
 from .slots import RING
 
+LENT_MAX: Final = RING // 4  # results of one group that may be lent at once: others wait for their places
 WAIT_S_MAX: Final = 0.25  # for a ring; then a look at what may have come to pass without one
 
 
@@ -26,6 +27,7 @@ class GroupSums:
         self._ground = ground  # what the ranks of this host share: bell, slots, turn, the living
         self._parts = GroupParts(ground, key, seats, exchange)
         self._open = self._parts.open
+        self._lent: "dict[int, Operation]" = {}  # by number: results that are read where they lie
         self._number = 0
         self.spans_hosts = exchange is not None  # some members share no memory with this one
 
@@ -84,6 +86,33 @@ class GroupSums:
                 return
         follower(operation)
 
+    def lend(self, operation: Operation) -> bool:
+        """Whether the result stays where it lies, as `operation.result`, for its asker to read until `give_back`."""
+        with operation.gate:
+            if operation.done or len(self._lent) >= LENT_MAX or not operation.can_be_lent():
+                return False
+            operation.lent = True
+            self._lent[operation.number] = operation
+            return True
+
+    def pick_up(self, operation: Operation) -> None:
+        """Copies a result that was lent to where it was asked for, too."""
+        with operation.gate:
+            if operation.result is not None:
+                self._parts.pick_up(operation)
+
+    def give_back(self, operation: Operation) -> None:
+        """What was lent is not read any more; one that is not over yet ends as if it had not been lent."""
+        with operation.gate:
+            if self._lent.pop(operation.number, None) is not None:
+                operation.lent = False
+                if operation.done and operation.error is None:
+                    self._parts.read(operation)
+
+    def disown(self) -> None:
+        """In a forked child: what was lent is the parent's to give back."""
+        self._lent = {}
+
     def progress_unattended(self) -> bool:
         """Does what can be done about open operations that no thread waits for. True when there are none."""
         unattended = [operation for operation in list(self._open.values()) if not operation.waiters]
@@ -95,10 +124,11 @@ class GroupSums:
         for operation in list(self._open.values()):
             self.progress(operation)
         self._parts.collect()
-        return not self._open
+        return not self._open and not self._lent
 
     def drop(self) -> None:
         """Lets go of the board."""
+        self._lent = {}
         self._parts.drop()
 
     # -- within ------------------------------------------------------------------------------------------------
