@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.core.fleets import NOW_S, RULES, job, look, node, obey, running, seats
 
+from ergosphere.core.fraction import opened
 from ergosphere.core.model import (
     Cell,
     Freeze,
@@ -129,17 +130,50 @@ def test_a_smaller_job_behind_may_use_what_the_one_ahead_cannot() -> None:
 def test_a_premium_job_makes_room_by_freezing_the_cheapest_basic_jobs() -> None:
     jobs = [
         running("dear", "a0", freeze_cost_s=9.0),
-        running("cheap", "a1", freeze_cost_s=0.5),
+        running("cheap", "b0", freeze_cost_s=0.5),
+        running("middle", "c0", freeze_cost_s=2.0),
+        running("equal", "d0", tier=PREMIUM),
+        job("p", PREMIUM, ranks=2),
+    ]
+    plan = plan_for(jobs, *(node(name, 1) for name in "abcd"))
+    assert frozen(plan) == {"cheap", "middle"}
+    assert all(isinstance(one, Freeze) and one.why is Why.PREEMPT and one.for_job == "p" for one in plan.decisions)
+    assert plan.rooms["p"] == seats("b0", "c0")
+    assert "waits for cheap (basic), middle (basic) to leave" in reason(plan, "p")
+    assert "makes room for p (premium), which needs 2 devices" in plan.decisions[0].reason.text
+
+
+@pytest.mark.parametrize(
+    ("beside", "leave"),
+    [
+        ({"freeze_cost_s": 9.0}, {"cheap", "beside"}),
+        ({"freeze_cost_s": 900.0}, {"cheap", "middle"}),  # more than being together is worth
+        ({"tier": STANDARD}, {"cheap", "middle"}),
+        ({"freezable": False}, {"cheap", "middle"}),
+    ],
+)
+def test_a_gang_starts_on_one_node_if_only_weak_jobs_leave_for_that_and_it_costs_little(
+    beside: dict[str, object], leave: set[str]
+) -> None:
+    jobs = [
+        running("cheap", "a0", freeze_cost_s=0.5),
+        running("beside", "a1", **beside),
         running("middle", "b0", freeze_cost_s=2.0),
         running("equal", "b1", tier=PREMIUM),
         job("p", PREMIUM, ranks=2),
     ]
+    assert frozen(plan_for(jobs, node("a"), node("b"))) == leave
+
+
+def test_nobody_leaves_for_a_basic_gang_to_be_on_one_node_but_small_jobs_are_moved() -> None:
+    had = {"account": opened(0.0, 1), "running_since_s": 0.0}
+    jobs = [running("old", "a0", **had), running("older", "b0", **had), job("g", ranks=2)]
     plan = plan_for(jobs, node("a"), node("b"))
-    assert frozen(plan) == {"cheap", "middle"}
-    assert all(isinstance(one, Freeze) and one.why is Why.PREEMPT and one.for_job == "p" for one in plan.decisions)
-    assert plan.rooms["p"] == seats("a1", "b0")
-    assert "waits for cheap (basic), middle (basic) to leave" in reason(plan, "p")
-    assert "makes room for p (premium), which needs 2 devices" in plan.decisions[0].reason.text
+    assert [(type(one), one.job) for one in plan.decisions if one.job != "g"] == [(Freeze, "old")]
+    assert plan.rooms["g"] == seats("a0", "a1") and plan.rooms["old"] == seats("b1")
+    busy = [*(replace(one, pauses=(NOW_S,) * RULES.pauses_per_hour) for one in jobs[:2]), jobs[2]]
+    plan = plan_for(busy, node("a"), node("b"))
+    assert {one.job: one.placement for one in plan.decisions} == {"g": seats("a1", "b1")}
 
 
 def test_standard_jobs_are_spared_where_basic_ones_are_enough_however_dear() -> None:

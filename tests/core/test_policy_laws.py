@@ -109,6 +109,8 @@ def _nobody_behind_is_favoured(view: View, plan: Plan) -> None:
         reason = plan.reasons.get(one.id)
         if one.phase not in {Phase.WAITING, Phase.FROZEN} or reason is None or reason.code in {"paused", "back-off"}:
             continue
+        if not one.cells and len({seat.node for seat in plan.rooms.get(one.id, ())}) == 1:
+            continue  # others leave a node for it, where it will be in one piece
         ahead = {other.id for other in view.jobs if turn_in_queue(other) < turn_in_queue(one)}
         given = {s for d in plan.decisions if isinstance(d, Start | Thaw) and d.job in ahead for s in d.placement}
         held = {s for job_id, room in plan.rooms.items() if job_id in ahead for s in room}

@@ -13,7 +13,7 @@ import pytest
 from tests.core.motion import Motion, seats_held
 
 from ergosphere.core.model import Freeze, Phase, Plan, Resize, Start, Thaw, Tier, Why
-from ergosphere.core.policy import decide as judgement
+from ergosphere.core.policy import seating
 from ergosphere.core.policy.board import Board
 from ergosphere.core.policy.decide import decide
 from ergosphere.core.policy.seats import keeps_cells
@@ -74,7 +74,7 @@ def test_who_is_not_tried_for_want_of_reach_would_have_found_nothing(
             world.happen()
         plan = decide(world.board, world.rules)
         with monkeypatch.context() as patch:
-            patch.setattr(judgement, "could_be_had", lambda turn, entry: True)
+            patch.setattr(seating, "could_be_had", lambda turn, entry: True)
             assert decide(world.board, world.rules) == plan
         world.turn(world.dice.choice([1.0, 5.0, 60.0, 600.0]), patience=0.6)
 

@@ -197,7 +197,7 @@ class Board:
             elif name in self.nodes:
                 self.put_node(self.nodes[NodeId(name)].view)
                 stirred = True
-        return stirred
+        return self.sort_borrowed() or stirred
 
     def is_idle(self) -> bool:
         """Nobody waits, has a wish or could take more: there is nothing to decide."""
@@ -240,13 +240,15 @@ class Board:
         """Whether others have to leave for one that waits in this standing."""
         return entry.waits_s + self._claims_after_s[urgency] <= self.now_s
 
-    def sort_borrowed(self) -> None:
-        """Of the work that holds seats, find what lies beyond what its project may use: the weakest and youngest."""
-        for entry in self.borrowing.changed(self.entries, self._capacity()):
+    def sort_borrowed(self) -> bool:
+        """Find the weakest and youngest work beyond what its project may use; whether it is any other than before."""
+        changed = self.borrowing.changed(self.entries, self._capacity())
+        for entry in changed:
             self._unlist(entry)
             entry.borrowed = not entry.borrowed
             self._list(entry)
             self.reach.touch_nodes(entry.masks)
+        return bool(changed)
 
     def _capacity(self) -> int:
         """Devices that may be given, and those that jobs hold yet where nobody may start: they count as use, too."""

@@ -7,9 +7,9 @@ Room that is being made is held for its job until that job sits in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from heapq import heapify, heappop, heapreplace
-from itertools import chain, islice
+from itertools import islice
 from typing import Final
 
 from ergosphere.core.costs import remote_in_s
@@ -22,26 +22,24 @@ from ergosphere.core.model import (
     Placement,
     Plan,
     Reason,
-    Start,
     Stop,
-    Thaw,
     View,
     Why,
 )
 from ergosphere.core.policy import reasons, standing
-from ergosphere.core.policy.asking import numbers_of, shares_wanted, within_limits
+from ergosphere.core.policy.asking import shares_wanted
 from ergosphere.core.policy.board import Board
-from ergosphere.core.policy.claims import could_be_had, has_claim
-from ergosphere.core.policy.defrag import bring_together
+from ergosphere.core.policy.claims import has_claim
 from ergosphere.core.policy.elastic import grow, spread, take_from_weaker
 from ergosphere.core.policy.entry import MOVES, Entry, Key, Place, falls_short, is_emptied
 from ergosphere.core.policy.packing import find_on
 from ergosphere.core.policy.resizing import resize, shrink_as_asked
 from ergosphere.core.policy.rules import Rules
+from ergosphere.core.policy.seating import hold_destination, seat, was_in_vain
 from ergosphere.core.policy.shape import largest
 from ergosphere.core.policy.standing import waits
 from ergosphere.core.policy.turn import Turn
-from ergosphere.core.policy.victims import make_room, shrink_peers, would_fit
+from ergosphere.core.policy.victims import would_fit
 from ergosphere.core.policy.waiting import WaitingReasons
 
 Queued = tuple[Key, int, int, Entry]  # key, number of its line (-1: none), `Tree.uses` as of then, and who
@@ -127,13 +125,7 @@ def _is_hopeless(turn: Turn, entry: Entry) -> bool:
     """Somebody before it who asked for the same was given nothing."""
     if turn.stuck and entry.gang in turn.stuck:
         return True
-    return bool(turn.failed) and _was_in_vain(turn, entry, shares_wanted(turn.board, entry))
-
-
-def _was_in_vain(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> bool:
-    """Somebody has tried for the same; with a claim, if it has one."""
-    number, _ = numbers_of(turn.board, entry, shares)
-    return number in turn.failed and (number in turn.failed_claims or not has_claim(turn, entry))
+    return bool(turn.failed) and was_in_vain(turn, entry, shares_wanted(turn.board, entry))
 
 
 def _claimant_behind(turn: Turn, line: list[Place], place: int) -> tuple[int, Entry] | None:
@@ -202,13 +194,13 @@ def _serve(turn: Turn, entry: Entry) -> None:
     job = entry.view
     decision = turn.decisions.get(job.id)
     if decision is None and waits(job):
-        _seat(turn, entry)
+        seat(turn, entry)
         return
     match decision:
         case Freeze(why=why) if why in MOVES:
-            _hold_destination(turn, entry)
+            hold_destination(turn, entry)
         case None if job.phase is Phase.FREEZING and job.freezing_why in MOVES and not (job.paused or job.cancel):
-            _hold_destination(turn, entry)
+            hold_destination(turn, entry)
         case None if job.phase is Phase.RUNNING and job.move_asked and job.id not in turn.reasons:
             if not (job.paused or job.cancel):
                 _move(turn, entry)
@@ -217,113 +209,6 @@ def _serve(turn: Turn, entry: Entry) -> None:
                 resize(turn, entry)
         case None if job.phase is Phase.RUNNING and falls_short(entry) and job.id not in turn.reasons:
             _make_whole(turn, entry)
-
-
-def _seat(turn: Turn, entry: Entry) -> None:
-    """Seats now, or held while they come free, or made free; else a reason."""
-    job, board = entry.view, turn.board
-    if job.not_before_s > board.now_s:
-        _wait_out(turn, entry)
-        return
-    wanted = shares_wanted(board, entry)
-    shares = within_limits(board, entry, wanted) if board.tree.guarded else wanted
-    if not shares:
-        _over_quota(turn, entry, job.ranks // wanted[-1])
-        return
-    if job.id not in board.promises.rooms and _was_in_vain(turn, entry, shares):
-        return
-    found = turn.own_room(entry, board.now)
-    if found is not None:
-        _sit(turn, entry, found)
-        return
-    seated = could_be_had(turn, entry) and (
-        any(_seat_with(turn, entry, some) for some in _rounds(turn, entry, shares)) or shrink_peers(turn, entry)
-    )
-    if not (seated or bring_together(turn, entry)):
-        _give_up(turn, entry, shares, limited=shares != wanted)
-
-
-def _over_quota(turn: Turn, entry: Entry, devices: int) -> None:
-    job, tree = entry.view, turn.board.tree
-    against = tree.blocked(job.project, job.tier, devices)
-    assert against is not None, "limits left it nothing"
-    turn.against.setdefault((job.project, job.tier, devices), (against, tree.used(against.id)))
-    if entry.gang is not None:
-        turn.stuck.add(entry.gang)
-
-
-def _give_up(turn: Turn, entry: Entry, shares: tuple[int, ...], *, limited: bool) -> None:
-    """Who asks for the same behind it need not try. `limited`: its project alone was left so little to ask for."""
-    numbers = numbers_of(turn.board, entry, shares)
-    for number, some in zip(numbers, (shares, shares[:1]), strict=True):
-        turn.failed[number] = entry.shape, some
-    if has_claim(turn, entry):
-        turn.failed_claims.update(numbers)
-    if limited and entry.gang is not None:
-        turn.stuck.add(entry.gang)
-
-
-def _rounds(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> Sequence[Sequence[int]]:
-    """How many ranks a device may hold, in rounds: who is promised its devices gets as many as possible, at others'
-    cost, before it is given fewer; anybody else takes fewer before others have to leave."""
-    promised = turn.board.standing_of(entry) <= standing.STANDARD
-    return [(share,) for share in shares] if promised else [shares]
-
-
-def _seat_with(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
-    """Seats, or seats held and a reason given."""
-    job, board = entry.view, turn.board
-    found = turn.place(entry, board.now, shares)
-    if found is not None:
-        _sit(turn, entry, found)
-        return True
-    found = None
-    # Where neither is true, all that comes free is free.
-    if board.promises.rooms or board.soon.refresh().total > board.now.refresh().total:
-        found = turn.own_room(entry, board.soon) or turn.place(entry, board.soon, shares)
-    if found is None:
-        return make_room(turn, entry, shares)
-    turn.hold_coming(job, found)
-    turn.use(job, len(set(found)))
-    return True
-
-
-def _sit(turn: Turn, entry: Entry, found: Placement) -> None:
-    job = entry.view
-    kind = Thaw if job.phase is Phase.FROZEN else Start
-    turn.decisions[job.id] = kind(job.id, found, reasons.started(job, found))
-    turn.give(job, found)
-
-
-def _wait_out(turn: Turn, entry: Entry) -> None:
-    """Back-off. A short one keeps its room: see `Rules.min_run_s`."""
-    job, board = entry.view, turn.board
-    turn.reasons[job.id] = reasons.back_off(job, board.now_s)
-    if job.not_before_s - board.now_s <= board.rules.min_run_s:
-        _hold_destination(turn, entry)
-
-
-def _hold_destination(turn: Turn, entry: Entry) -> None:
-    """A moving job's next seats, so that nobody behind it takes them while it freezes."""
-    found = _to_be_had(turn, entry)
-    if found is not None:
-        turn.hold(entry.view, found)
-
-
-def _to_be_had(turn: Turn, entry: Entry) -> Placement | None:
-    """What was promised to it stays so; else as many devices as there are, rather soon than fewer at once."""
-    layers = (turn.board.now, turn.board.soon)
-    promised = (turn.own_room(entry, layer) for layer in layers)
-    others = (turn.place(entry, layer, (share,)) for share in _shares_worth_it(turn, entry) for layer in layers)
-    return next((found for found in chain(promised, others) if found is not None), None)
-
-
-def _shares_worth_it(turn: Turn, entry: Entry) -> Sequence[int]:
-    """Who was frozen to be made whole does not thaw on as few devices as it had: it would be frozen again."""
-    job, shape, board = entry.view, entry.shape, turn.board
-    to_grow = job.freezing_why is Why.RESIZE and not job.resize_asked
-    whole = to_grow and standing.goes_whole(job, board.standing_of(entry), largest(shape), board.usable)
-    return shape.shares[:1] if whole else shape.shares
 
 
 def _move(turn: Turn, entry: Entry) -> None:

@@ -50,9 +50,11 @@ def groups_for(shape: Shape, keys: Iterable[PoolKey]) -> list[Group]:
         if enough and (not speeds or kind in speeds) and (not shape.regions or region in shape.regions):
             place = (region != shape.data_region, -speeds.get(kind, 1.0), region, cluster, kind)
             places.setdefault(place, []).append(key)
-    groups = [tuple(places[place]) for place in sorted(places)]
+    ranked = sorted(places)
+    groups = [tuple(places[place]) for place in ranked if not shape.choosy or place[:2] == ranked[0][:2]]
     reliable = [tuple(key for key in group if not key[0]) for group in groups]
-    return [group for group in reliable if group] + [group for group in groups if group[-1][0]]
+    flaky = [] if shape.choosy else [group for group in groups if group[-1][0]]
+    return [group for group in reliable if group] + flaky
 
 
 def find(job: JobView, shape: Shape, share: int, layer: Layer, nodes: Nodes, groups: list[Group]) -> Placement | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final
@@ -14,7 +14,7 @@ from ergosphere.core.model import JobView, NodeId, Together
 @dataclass(frozen=True, slots=True)
 class Shape:
     """`cells`: ranks of each part that stays on one node, () before the first start; `barred`: nodes that cannot
-    thaw it."""
+    thaw it; `choosy`: only where it would be put first."""
 
     ranks: int
     cells: tuple[int, ...]
@@ -25,11 +25,12 @@ class Shape:
     together: Together
     shares: tuple[int, ...]  # ranks per device that it could be run with, fewest first; (1,) when it cannot share
     barred: frozenset[NodeId] = frozenset()
+    choosy: bool = False
     _hash: int = field(init=False, repr=False, compare=False)  # asked for many times a turn
 
     def __post_init__(self) -> None:
         told = (self.ranks, self.cells, self.types, self.device_bytes, self.regions, self.data_region, self.shares)
-        object.__setattr__(self, "_hash", hash((told, self.together, self.barred)))
+        object.__setattr__(self, "_hash", hash((told, self.together, self.barred, self.choosy)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -89,6 +90,15 @@ def fewest(shape: Shape) -> int:
 def larger(shape: Shape, has: int) -> list[int]:
     """The numbers of devices above `has` that it may be given, the largest first."""
     return [number for share in shape.shares if (number := devices(shape, share)) > has]
+
+
+@lru_cache(maxsize=4096)
+def in_one_piece(shape: Shape) -> Shape | None:
+    """The same gang on one node, for one that has not started and may sit on several; else None. For that it takes no
+    slower or flakier node, nor one farther from its data."""
+    if shape.cells or shape.together is not Together.ANY or shape.ranks == 1:
+        return None
+    return replace(shape, together=Together.NODE, choosy=True)
 
 
 def needs_one_node(shape: Shape) -> bool:

@@ -47,6 +47,22 @@ def make_room(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
     return False
 
 
+def make_node(turn: Turn, entry: Entry, share: int) -> bool:
+    """As `make_room`, on one node for a gang that could sit on several: for that only jobs without a promise leave, at
+    once, and only if less is wasted than a move may cost (`payback`)."""
+    board, rules, devices = turn.board, turn.board.rules, entry.shape.ranks // share
+    spared = max(board.standing_of(entry), standing.STANDARD)
+    if not _could_be_enough(turn, spared + 1, devices):
+        return False
+    with turn.ignoring_promises():
+        offer = Offer.of(board, entry, share)
+        for weaker in (_smaller_ones(turn, spared), _ripe(turn, _freezable(turn, spared, offer), entry)):
+            chosen = cheapest(weaker, offer)
+            if chosen is not None and sum(one.cost for one in chosen) <= rules.payback * devices * rules.payback_s:
+                return _preempt(turn, entry, offer, chosen)
+    return False
+
+
 def _lent(turn: Turn, entry: Entry, offer: Offer) -> list[Entry]:
     """Of those that yield to its claim, the cheapest: as many as are enough, and some to choose from."""
     urgency = turn.board.standing_of(entry)
@@ -100,14 +116,24 @@ def _by_shrinking(turn: Turn, entry: Entry, offer: Offer, spared: int) -> bool:
 
 def _by_freezing(turn: Turn, entry: Entry, offer: Offer, spared: int, lent: Iterable[Entry] = ()) -> bool:
     urgency = turn.board.standing_of(entry)
-    weaker = [_frozen(turn, one) for one in (*_weaker(turn, spared, offer), *lent)]
-    weaker = [leaver for leaver in weaker if leaver.gains]
-    ripe = [leaver for leaver in weaker if _unripe_s(turn, leaver.entry, urgency) <= 0]
+    weaker = _freezable(turn, spared, offer, lent)
+    ripe = _ripe(turn, weaker, entry)
     chosen = cheapest(ripe, offer)
     if chosen is not None:
         return _preempt(turn, entry, offer, chosen)
     chosen = cheapest(weaker, offer) if len(ripe) < len(weaker) else None
     return chosen is not None and _wait_to_ripen(turn, entry, offer, chosen, urgency)
+
+
+def _freezable(turn: Turn, spared: int, offer: Offer, lent: Iterable[Entry] = ()) -> list[Leaver]:
+    weaker = (_frozen(turn, one) for one in (*_weaker(turn, spared, offer), *lent))
+    return [leaver for leaver in weaker if leaver.gains]
+
+
+def _ripe(turn: Turn, leavers: Iterable[Leaver], winner: Entry) -> list[Leaver]:
+    """Of these, who may leave for it at once."""
+    urgency = turn.board.standing_of(winner)
+    return [leaver for leaver in leavers if _unripe_s(turn, leaver.entry, urgency) <= 0]
 
 
 def _preempt(turn: Turn, entry: Entry, offer: Offer, chosen: Chosen) -> bool:
