@@ -129,6 +129,8 @@ def test_a_snapshot_that_does_not_get_to_a_full_store_says_why(tmp_path: Path, f
             assert "no room is left" in said and "free some space" in said, said
         job.printed()
         job.finished_whole()
+        images = fleet.memory / "node-0/images"
+        wait_for(lambda: not images.is_dir() or not any(images.iterdir()), "its node has let go of what nobody needs")
 
 
 def _flip(path: Path) -> None:

@@ -48,15 +48,19 @@ def make_room(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:
 
 
 def make_node(turn: Turn, entry: Entry, share: int) -> bool:
-    """As `make_room`, on one node for a gang that could sit on several: for that only jobs without a promise leave, at
-    once, and only if less is wasted than a move may cost (`payback`)."""
+    """As `make_room`, on one node for a gang that could sit on several: only jobs without a promise leave for that, at
+    once, and only if less is wasted than a move may cost (`payback`). Nobody is frozen where shrinking may be enough in
+    pieces."""
     board, rules, devices = turn.board, turn.board.rules, entry.shape.ranks // share
     spared = max(board.standing_of(entry), standing.STANDARD)
     if not _could_be_enough(turn, spared + 1, devices):
         return False
     with turn.ignoring_promises():
         offer = Offer.of(board, entry, share)
-        for weaker in (_smaller_ones(turn, spared), _ripe(turn, _freezable(turn, spared, offer), entry)):
+        smaller, frozen = _smaller_ones(turn, spared), list[Leaver]()
+        if board.soon.refresh().total + board.leavers.spare_beyond(spared) < devices:
+            frozen = _ripe(turn, _freezable(turn, spared, offer), entry)
+        for weaker in (smaller, frozen):
             chosen = cheapest(weaker, offer)
             if chosen is not None and sum(one.cost for one in chosen) <= rules.payback * devices * rules.payback_s:
                 return _preempt(turn, entry, offer, chosen)
