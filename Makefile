@@ -10,7 +10,7 @@ MINUTES ?= 10
 
 help:
 	@echo "make demo    four unmodified programs are paused, moved, crashed and preempted, and end identical"
-	@echo "make test    every check and test (about twenty minutes on two cores)"
+	@echo "make test    every check and test (about twenty-five minutes on two cores)"
 	@echo "make bench   figures with their goals and bars; GROUP=mechanism for one group"
 	@echo "make compare our policy beside seven rivals and the upper bound, on recorded traces (see docs/simulator.md)"
 	@echo "make chaos   kill server, agents and ranks at random for MINUTES=$(MINUTES), SEED=n to repeat a run"
