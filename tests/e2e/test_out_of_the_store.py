@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.e2e.fleet import Fleet, Job, counter, wait_for
+from tests.e2e.fleet import Fleet, Job, counter, running, wait_for
 
 STREAMED = "images as they came out of the store"
 # All that CRIU keeps bytes of beside private memory, and several processes with memory of their own.
@@ -83,7 +83,12 @@ def test_everything_is_as_it_was_when_memory_comes_out_of_the_store(fleet: Fleet
     assert not list(fleet.memory.glob("*/thaw/*")), "nothing is left of a thaw"
 
 
-def test_memory_that_was_damaged_in_the_store_is_refused_while_criu_reads_it(fleet: Fleet, folder: Path) -> None:
+def test_memory_that_was_damaged_in_the_store_is_refused_while_criu_reads_it(tmp_path: Path, folder: Path) -> None:
+    with running(Fleet(tmp_path / "home")) as fleet:  # others would find what is damaged here
+        refused(fleet, folder)
+
+
+def refused(fleet: Fleet, folder: Path) -> None:
     job = fleet.submit(counter("ballast = os.urandom(64 << 20)"), folder)
     job.printed()
     frozen_without_images(job)
