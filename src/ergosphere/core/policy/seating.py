@@ -23,7 +23,7 @@ def seat(turn: Turn, entry: Entry) -> None:
         _wait_out(turn, entry)
         return
     wanted = shares_wanted(board, entry)
-    shares = within_limits(board, entry, wanted) if board.tree.guarded else wanted
+    shares = within_limits(board, entry, wanted)
     if not shares:
         _over_quota(turn, entry, job.ranks // wanted[-1])
         return
@@ -58,10 +58,12 @@ def _seat_on_one_node(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> bool
     try:
         if was_in_vain(turn, entry, shares):
             return False
-        promised = turn.board.standing_of(entry) <= standing.STANDARD
         seated = could_be_had(turn, entry) and (
             _sit_down(turn, entry, shares)
-            or (promised and (_wait_for_leavers(turn, entry, shares) or make_node(turn, entry, shares[0])))
+            or (
+                _is_promised(turn, entry)
+                and (_wait_for_leavers(turn, entry, shares) or make_node(turn, entry, shares[0]))
+            )
         )
         if seated or bring_together(turn, entry):
             return True
@@ -94,8 +96,11 @@ def _give_up(turn: Turn, entry: Entry, shares: tuple[int, ...], *, limited: bool
 def _rounds(turn: Turn, entry: Entry, shares: tuple[int, ...]) -> Sequence[Sequence[int]]:
     """How many ranks a device may hold, in rounds: who is promised its devices gets as many as possible, at others'
     cost, before it is given fewer; anybody else takes fewer before others have to leave."""
-    promised = turn.board.standing_of(entry) <= standing.STANDARD
-    return [(share,) for share in shares] if promised else [shares]
+    return [(share,) for share in shares] if _is_promised(turn, entry) else [shares]
+
+
+def _is_promised(turn: Turn, entry: Entry) -> bool:
+    return turn.board.standing_of(entry) <= standing.STANDARD
 
 
 def _seat_with(turn: Turn, entry: Entry, shares: Sequence[int]) -> bool:

@@ -110,8 +110,8 @@ def ripens(entry: Entry, span: Span, others: Others) -> bool:
     """The same of one that runs and stands as it did."""
     if entry.view.id in others.lines.singles:
         return True
-    nobody = not (others.lines.gangs or others.lines.singles or others.leavers.shrunk.jobs)
-    return not nobody and _ripens(entry, span, others)
+    anybody = bool(others.lines.gangs or others.lines.singles or others.leavers.shrunk.jobs)
+    return anybody and _ripens(entry, span, others)
 
 
 def _ripens(entry: Entry, span: Span, others: Others) -> bool:
