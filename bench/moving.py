@@ -35,7 +35,7 @@ class Linked(Around):
 
     def _do(self, call: Call, act: Callable[[], T]) -> T:
         found = act()
-        if isinstance(found, bytes):
+        if isinstance(found, bytes | memoryview):
             time.sleep(max(0.0, self._limit.wait_s(len(found), time.monotonic())))
         return found
 

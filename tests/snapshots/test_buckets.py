@@ -27,7 +27,11 @@ class Faltering(BaseHTTPRequestHandler):
     refuses: Callable[[str, str, str], bool] = staticmethod(lambda method, path, asked: False)
 
     def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        length = int(self.headers.get("content-length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # whoever asked has gone; the service would wait for the rest, and all others with it
+            self.close_connection = True
+            return
         if self.refuses(self.command, self.path, self.headers.get("range", "")):
             self._answer(500, [], b"")
             return

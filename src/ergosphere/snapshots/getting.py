@@ -176,7 +176,11 @@ class _Fetch:
     def read(self, run: Run) -> _Read:
         """In memory that there is always enough of: no more reads are under way. Errors: as `_read`."""
         room = self.room.take()
-        return _Read(run, self._read(run, room), room)
+        try:
+            return _Read(run, self._read(run, room), room)
+        except BaseException:
+            self.room.give_back(room)
+            raise
 
     def _read(self, run: Run, room: memoryview) -> Bytes:
         """Errors: Damaged (the pack is gone), StoreError."""
@@ -210,21 +214,39 @@ class _Fetch:
         except Damaged:
             self._vault.store.forget(self._vault.pack_key(read.run.pack_id))
             self._open_once(read.run, memoryview(self._read(read.run, read.room)), writer)
-        self.room.give_back(read.room)
+        finally:  # whoever waits for it would wait for ever
+            self.room.give_back(read.room)
         return read.run.size
 
     def _open_once(self, run: Run, content: memoryview, writer: _Writer | _InPlace) -> None:
         reader = ChunkReader(self._vault.sealer, self._vault.naming, run.pack_id)
-        first, target, offset = self._places.first, self._places.target, self._places.offset
         try:
-            for piece, base in with_bases(self._vault, run):
-                begin, end = first[piece.chunk], first[piece.chunk + 1]
-                chunk = writer.room(piece.size, offset[begin])
-                reader.read_into(chunk, piece.name, piece.at, piece.kind, content[piece.held], base)
-                for p in range(begin, end):
-                    writer.write(target[p], offset[p], chunk)
+            if reader.is_sealed and run.is_raw:
+                self._open_raw(reader, run, content, writer)
+            else:
+                self._open_any(reader, run, content, writer)
         except Damaged as error:
             raise Damaged(f"{error.which} in {_named(run)}", self._freeze, error.how) from None
+
+    def _open_raw(self, reader: ChunkReader, run: Run, content: memoryview, writer: _Writer | _InPlace) -> None:
+        """What `_open_any` does, for chunks that were encrypted and no more. Most bytes are in such: a third less time."""
+        first, target, offset = self._places.first, self._places.target, self._places.offset
+        with reader.opening() as open_into:
+            for chunk, at, held, size in run.spans():
+                begin, end = first[chunk], first[chunk + 1]
+                opened = writer.room(size, offset[begin])
+                open_into(at, content[held], opened)
+                for p in range(begin, end):
+                    writer.write(target[p], offset[p], opened)
+
+    def _open_any(self, reader: ChunkReader, run: Run, content: memoryview, writer: _Writer | _InPlace) -> None:
+        first, target, offset = self._places.first, self._places.target, self._places.offset
+        for piece, base in with_bases(self._vault, run):
+            begin, end = first[piece.chunk], first[piece.chunk + 1]
+            opened = writer.room(piece.size, offset[begin])
+            reader.read_into(opened, piece.name, piece.at, piece.kind, content[piece.held], base)
+            for p in range(begin, end):
+                writer.write(target[p], offset[p], opened)
 
 
 def _named(run: Run) -> str:

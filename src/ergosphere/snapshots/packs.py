@@ -12,7 +12,8 @@ one, its *base*, may be kept as a delta: what zstd makes of it with the base as 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ BASE_SIZE: Final = 16  # bytes of a base's name in a row; the base itself is com
 NO_BASE: Final = bytes(BASE_SIZE)
 UNREADABLE: Final = "was damaged or was not written with this key"
 SAMPLE: Final = 2048  # bytes of a chunk that tell whether compressing it pays
+SAMPLE_LEVEL: Final = -3  # tells it as well as LEVEL does, in less than half the time
 PAYS: Final = 0.9  # of its size at most, or the chunk stays as it is
 LEVEL: Final = 1
 DELTA_PAYS: Final = 0.8  # of what the chunk takes by itself at most, or it stays whole and may be a base
@@ -98,6 +100,7 @@ class PackBuilder:
         self._sealer = sealer
         self._buffer = memoryview(bytearray(PACK_SIZE + CHUNK_SIZE_MAX + TABLE_ROOM))
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self._sampler = zstandard.ZstdCompressor(level=SAMPLE_LEVEL)
         self._rows: list[RowParts] = []
         self._end = 0
         self._begin()
@@ -160,7 +163,7 @@ class PackBuilder:
     def _packed(self, content: memoryview) -> tuple[int, Bytes]:
         middle = max(0, len(content) // 2 - SAMPLE // 2)
         sample = content[middle : middle + SAMPLE]
-        if len(self._compressor.compress(sample)) > PAYS * len(sample):
+        if len(self._sampler.compress(sample)) > PAYS * len(sample):
             return RAW, content
         packed = self._compressor.compress(content)
         return (ZSTD, packed) if len(packed) <= PAYS * len(content) else (RAW, content)
@@ -223,6 +226,23 @@ class ChunkReader:
         self._cipher = sealer.pack(pack_id)
         self._naming = naming
         self._decompressor = zstandard.ZstdDecompressor()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether chunks are encrypted: then the tag proves a whole one, and its name need not."""
+        return self._cipher.encrypted
+
+    @contextmanager
+    def opening(self) -> Iterator[Callable[[int, memoryview, memoryview], None]]:
+        """Opens any number of chunks that are encrypted and no more: place in the pack, bytes there, where they go.
+
+        Errors: Damaged.
+        """
+        assert self.is_sealed, "their tags are all that is looked at"
+        try:
+            yield self._cipher.read_into
+        except (InvalidTag, ValueError):
+            raise Damaged("a chunk", how=UNREADABLE) from None
 
     def open(self, at: int, stored: memoryview) -> Bytes:
         """What lies `at` bytes into the pack, as it was packed. Errors: Damaged."""

@@ -51,6 +51,18 @@ class Run:
         last = self.index.rows[self.rows[-1]]
         return int(last["at"]) + int(last["stored"]) - self.start
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether none of its chunks was compressed."""
+        return not self.index.rows["kind"][self.rows].any()
+
+    def spans(self) -> Iterator[tuple[int, int, slice, int]]:
+        """Of each chunk: its number, its place in the pack and in the run, its size."""
+        table, start = self.index.rows[self.rows], self.start
+        begin = table["at"].astype(np.int64) - start
+        held = map(slice, begin.tolist(), (begin + table["stored"]).tolist())
+        return zip(self.chunks, table["at"].tolist(), held, table["size"].tolist(), strict=True)
+
     def pieces(self) -> Iterator[Piece]:
         table, start = self.index.rows[self.rows], self.start
         names, bases = table["name"].tobytes(), table["base"].tobytes()
