@@ -63,6 +63,19 @@ def test_a_job_is_rolled_back_and_snapshots_are_removed(ergo: Ergo, user: User, 
     assert only.code == 6 and "all there is" in only.err
     named = ergo("snapshot", "create", "shelf", "-n", "kept", "-o", "json").json
     assert named["snapshot"] == last[-1], "a frozen job's newest is given the name"
+    other = ergo("snapshot", "create", "shelf", "-n", "other")
+    assert other.code == 6 and "is called kept already" in other.err
+    assert ergo("snapshot", "show", "shelf@kept").code == 0
+
+
+def test_a_reference_that_names_nothing_and_a_command_of_others_do_nothing(ergo: Ergo, running: str) -> None:
+    ergo("snapshot", "create", "shelf")
+    for verb in ("rm", "show", "restore"):
+        empty = ergo("snapshot", verb, "shelf@", *(["-y"] if verb != "show" else []))
+        assert empty.code == 3 and "names no snapshot" in empty.err
+    assert len(ergo("snapshot", "ls", "shelf", "-o", "json").json) == 1
+    typed = ergo("snapshot", "delete", "shelf@1")
+    assert typed.code == 2 and "it is `ergo snapshot rm`" in typed.err
 
 
 def test_named_snapshots_outlive_their_job_and_keep_snapshots_says_how_many_others(ergo: Ergo, user: User) -> None:

@@ -42,7 +42,8 @@ def test_a_key_that_is_given_is_used_and_none_is_made(home: Path, tmp_path: Path
         (StoreSaid(url="ftp://somewhere/x"), "names no store"),
         (StoreSaid(upload_limit="fast"), "--upload-limit"),
         (StoreSaid(image_memory="0"), "--image-memory"),
-        (StoreSaid(url="share", key_file="nothing.key"), "cannot be read"),
+        (StoreSaid(url="share", key_file="nothing.key"), "put it back"),
+        (StoreSaid(url=""), "names no store"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_kept(home: Path, tmp_path: Path, said: StoreSaid, words: str) -> None:

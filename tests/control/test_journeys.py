@@ -185,6 +185,8 @@ def test_a_job_whose_snapshots_are_all_damaged_goes_back_to_its_beginning(world:
     assert user.until(job, "ended")["phase"] == "succeeded", taken
     kinds = [event["kind"] for event in user.events(job)]
     assert "snapshot-damaged" in kinds and "snapshots-spoilt" in kinds
+    spoilt = next(event["text"] for event in user.events(job) if event["kind"] == "snapshots-spoilt")
+    assert "FROM ITS BEGINNING" in spoilt and "elsewhere" not in spoilt
     assert user.log(job) == whole_log(0, lines)
 
 

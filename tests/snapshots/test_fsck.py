@@ -68,6 +68,24 @@ def test_a_flipped_bit_touches_the_snapshots_that_need_the_chunk_and_no_other(st
     assert any("snapshot f2 cannot be thawed" in line for line in report.lines())
 
 
+@pytest.mark.parametrize("repair", [False, True])
+def test_what_was_found_damaged_stays_so_until_a_snapshot_stores_it_anew(
+    store: FolderStore, two: Cell, repair: bool
+) -> None:
+    agents = fresh(store)  # one that has the index in memory
+    assert len(agents.index)
+    pack = pack_of(store, "f2")
+    whole = bytearray(pack.read_bytes())
+    whole[50_000] ^= 4
+    pack.write_bytes(whole)
+    for _ in range(3):
+        report = fsck.check(store, [fresh(store)], deep=True, repair=repair)
+        assert list(report.affected) == ["f2"] and "f2" not in report.whole
+    two.keep(agents, "f3")
+    report = fsck.check(store, [fresh(store)], deep=True)
+    assert not report.affected and memory_of(store, "f2") == pages(random.Random("f2"), 80)
+
+
 @pytest.mark.parametrize("keep", [0, 20, 60_000, -1, -50])
 def test_a_pack_cut_short_is_seen_without_reading_it(store: FolderStore, two: Cell, keep: int) -> None:
     pack = pack_of(store, "f2")

@@ -110,6 +110,7 @@ def _await_server(here: Desk, wanted: Wanted) -> tuple[str, str, StatusInfo]:
     While an old one still holds the home (on its way down), ours is started again and again.
     """
     deadline_s = here.clock.monotonic() + START_S_MAX
+    log_size = _log_size(here)
     server = _spawn(here, wanted)
     while here.clock.monotonic() < deadline_s:
         found = _answering(here)
@@ -118,14 +119,14 @@ def _await_server(here: Desk, wanted: Wanted) -> tuple[str, str, StatusInfo]:
             return found
         status = server.poll()
         if status not in (None, HELD_STATUS):
-            raise _failed(here, f"the server stopped at once (exit status {status})")
+            raise _failed(here, f"the server stopped at once (exit status {status})", log_size)
         if status == HELD_STATUS and _lock_is_free(here.home):
             server = _spawn(here, wanted)
         here.clock.sleep(STEP_S)
     if server.poll() == HELD_STATUS:
         remedy = f"end that server, then `ergo up` again; {here.home / 'server' / 'server.log'} is its log"
         raise CliError(f"another server holds {here.home} and does not answer", remedy, ExitCode.REFUSED)
-    raise _failed(here, f"the server did not answer within {START_S_MAX:.0f} s")
+    raise _failed(here, f"the server did not answer within {START_S_MAX:.0f} s", log_size)
 
 
 def _give_way(server: subprocess.Popen[bytes], answering: int) -> None:
@@ -163,10 +164,16 @@ def _await_nodes(here: Desk, status: StatusInfo, nodes: int) -> StatusInfo:
     return status
 
 
-def _failed(here: Desk, cause: str) -> CliError:
-    """What happened, with the end of the server's own log."""
+def _log_size(here: Desk) -> int:
     path = here.home / "server" / "server.log"
-    lines = path.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:] if path.exists() else []
+    return path.stat().st_size if path.exists() else 0
+
+
+def _failed(here: Desk, cause: str, log_size: int) -> CliError:
+    """What happened, with the end of what the server has said since its log had `log_size` bytes."""
+    path = here.home / "server" / "server.log"
+    said_now = path.read_bytes()[log_size:].decode(errors="replace") if path.exists() else ""
+    lines = said_now.splitlines()[-LOG_LINES_SHOWN:]
     said = "".join(f"\n    {line}" for line in lines)
     return CliError(f"{cause}{':' if said else ''}{said}", f"the whole log is {path}; `ergo check` tests this machine")
 

@@ -143,7 +143,8 @@ def diff_view(found: SnapshotDiff) -> Group:
         lines.append(Text.assemble((f"{mark} ", style), safe_line(from_text(file.path))))
     lines += [Text(f"… and {len(found.files) - SHOWN_MAX} more files", "dim")] if len(found.files) > SHOWN_MAX else []
     lines += [Text("no file differs", "dim")] if not found.files else []
-    lines += [Fact("logs", ", ".join(f"{name} {_signed(more)}" for name, more in found.logs.items() if more))]
+    logs = ", ".join(f"{name} {_signed(more)}" for name, more in found.logs.items() if more)
+    lines += [Fact("logs", logs)] if logs else []
     return Group(*lines)
 
 
@@ -160,10 +161,12 @@ def gc_view(report: GcReport) -> Group:
     head = f"{plural(len(report.snapshots), 'snapshot')} and {plural(report.objects, 'object')} {verb}"
     lines: list[RenderableType] = [Text(f"{head}: {bytes_text(report.bytes)}")]
     lines += [Text(f"  snapshot {name}", "dim") for name in report.snapshots[:SHOWN_MAX]]
+    rest = len(report.snapshots) - SHOWN_MAX
+    lines += [Text(f"… and {rest} more snapshots", "dim")] if rest > 0 else []
     later = bytes_text(report.later_bytes)
     lines += [Fact("later", f"{later} nothing needs any more go after the grace period")] if report.later_bytes else []
     freed = f"{bytes_text(report.repacked_bytes)} beside what is still needed go once that is copied"
-    lines += [Fact("by copying", freed)] if report.repacked_bytes else []
+    lines += [Fact("copying", freed)] if report.repacked_bytes else []
     lines += [Fact("note", safe_line(text), "yellow") for text in report.notes]
     return Group(*lines)
 

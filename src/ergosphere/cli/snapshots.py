@@ -22,13 +22,29 @@ HELP: Final = """Snapshots: take, list, name, roll back, fork, compare, export. 
 
 A snapshot is named JOB@SNAPSHOT: by its id, name or number, or as JOB@latest."""
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; where there is no terminal nobody is asked.")]
 Snap = Annotated[str, typer.Argument(metavar="JOB@SNAPSHOT", help="Its id, name or number, or `latest`.")]
+
+_MEANT: Final = {  # by what others call it
+    "ls": "list get jobs",
+    "rm": "delete del remove drop",
+    "gc": "sweep prune clean",
+    "fsck": "check scrub repair",
+    "create": "take new save",
+    "restore": "rollback roll-back revert",
+    "fork": "clone branch",
+    "show": "describe info inspect",
+}
 
 
 class JobFirst(TyperGroup):
     """`ergo snapshot JOB` means `ergo snapshot create JOB`, as long as the job is not called like a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        meant = next((ours for ours, theirs in _MEANT.items() if args and args[0] in theirs.split()), None)
+        if meant:
+            remedy = f"it is `ergo snapshot {meant}`; of a job of that name: ergo snapshot create {args[0]}"
+            raise CliError(f"there is no command `ergo snapshot {args[0]}`", remedy, ExitCode.USAGE)
         if args and args[0] not in {*self.commands, "--help", "-h"}:
             args = ["create", *args]
         return list(super().parse_args(ctx, args))
@@ -89,13 +105,14 @@ def show(snapshot: Snap, form: Output = Form.TABLE) -> None:
         found = asking.snapshot(client, snapshot)
     answer(form, lambda: found.model_dump(mode="json"), lambda: detail_view(found, here.clock.now()))
     ref = f"{found.job_name}@{found.name or found.id}"
-    next_steps(form, f"a second job from there: ergo snapshot fork {ref} --name NAME")
+    whole = not (found.damaged or found.trouble)
+    next_steps(form, f"a second job from there: ergo snapshot fork {ref} --name NAME" if whole else "")
 
 
 @app.command("rm")
 def remove(
     snapshot: Snap,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     form: Output = Form.TABLE,
 ) -> None:
     """Let a snapshot go, named or not. What nothing else needs of it goes with the next sweeps."""
@@ -112,7 +129,7 @@ def remove(
 @app.command()
 def restore(
     snapshot: Snap,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     no_wait: NoWait = False,
     form: Output = Form.TABLE,
 ) -> None:
@@ -201,9 +218,15 @@ def export(
         path = (here.folder / file).absolute()
         key_file = "" if plain else str(_key_path(here.folder, path, key))
         _check_folders(path, Path(key_file or path))
-        if key_file and not Path(key_file).exists():
-            _make_key(Path(key_file))
-        found = asking.export_snapshot(client, snapshot, ExportRequest(path=str(path), key_file=key_file))
+        fresh_key = Path(key_file) if key_file and not Path(key_file).exists() else None
+        try:
+            if fresh_key:
+                _make_key(fresh_key)
+            found = asking.export_snapshot(client, snapshot, ExportRequest(path=str(path), key_file=key_file))
+        except CliError:
+            if fresh_key:  # a key of nothing
+                fresh_key.unlink(missing_ok=True)
+            raise
     answer(form, lambda: found.model_dump(mode="json"), lambda: f"{found.path}: {bytes_text(found.bytes)}")
     for text in (*found.contents, *([f"its key is {key_file}: keep the two apart"] if key_file else [])):
         screen.note(text)
@@ -326,8 +349,10 @@ def _checked(kind: Any, **fields: Any) -> Any:
         return kind(**fields)
     except ValidationError as fault:
         first = fault.errors()[0]
-        remedy = "letters, digits, dots, dashes and underscores, 63 at most" if first["loc"] == ("name",) else ""
-        raise CliError(f"--{first['loc'][0]}: {first['msg'].lower()}", remedy, ExitCode.USAGE) from None
+        if first["loc"] == ("name",):
+            remedy = "a letter or digit first, then letters, digits, dots, dashes and underscores; 63 at most"
+            raise CliError(f"--name {first['input']!r} cannot name a job", remedy, ExitCode.USAGE) from None
+        raise CliError(f"--{first['loc'][0]}: {first['msg'].lower()}", "", ExitCode.USAGE) from None
 
 
 def _near(local: bool, what: str) -> None:

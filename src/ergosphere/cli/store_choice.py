@@ -79,6 +79,9 @@ def _overlaid(before: StoreSettings, said: StoreSaid, folder: Path) -> StoreSett
 
 
 def _url(text: str, folder: Path) -> str:
+    if not text:
+        remedy = f"write a folder or a URL; `--store {DEFAULT_STORE}` means the home's own folder"
+        raise CliError("--store '' names no store", remedy, ExitCode.USAGE)
     if text == DEFAULT_STORE:
         return ""
     return text if "://" in text else str((folder / text).absolute())

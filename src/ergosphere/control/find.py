@@ -36,6 +36,8 @@ def find_snapshot(look: Change, ref: str) -> tuple[JobRow, SnapshotRow]:
             raise NotFound(f"there is no snapshot {ref!r}: write JOB@SNAPSHOT; `ergo snapshot ls` lists them")
         return look.job(row.job), row
     job = find_job(look, job_ref)
+    if not which:  # a shell's variable that was not set, say: nobody means any snapshot of the job
+        raise NotFound(f"{ref!r} names no snapshot: say its id, name or number after the @, or `latest`")
     kept = select(SnapshotRow).where(SnapshotRow.job == job.id, SnapshotRow.dropped.is_(False))
     rows = list(look.session.scalars(kept.order_by(SnapshotRow.number.desc())))
     for row in rows:

@@ -104,6 +104,7 @@ class Verbs:
             _check_name(change, job, name)
             before = _before(change, job)
             if name and job.phase is Phase.FROZEN and (newest := next(iter(change.snapshots(job)), None)):
+                _check_nameless(job, newest)
                 newest.name = name
                 change.note(job, OWNER, "snapshot-named", f"snapshot {newest.id} is now called {name}")
                 return replace(before, snapshots=newest.number - 1)
@@ -155,6 +156,12 @@ def _check_name(change: Change, job: JobRow, name: str) -> None:
     if same:
         remedy = f"ergo snapshot rm {job.id}@{name}, or another name"
         raise Conflict(f"snapshot {same} of {job.name} is called {name} already", remedy)
+
+
+def _check_nameless(job: JobRow, newest: SnapshotRow) -> None:
+    if newest.name:
+        cause = f"{job.name} is frozen, and its newest snapshot is called {newest.name} already"
+        raise Conflict(cause, f"use that name, or ergo resume {job.id} and take another")
 
 
 def check_whole(row: SnapshotRow) -> None:

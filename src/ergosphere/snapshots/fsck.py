@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 
 from ergosphere.snapshots import pack_check, plain_check, vault_head
-from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
+from ergosphere.snapshots.bases import read_run
+from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, names_of, unique
 from ergosphere.snapshots.errors import Damaged, NotFound, SnapshotError, TooNew
 from ergosphere.snapshots.gather import REMOTE, file_blobs
 from ergosphere.snapshots.manifest import CellPart, Manifest
@@ -21,6 +22,7 @@ from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.records import RECORDS, Aborted, Swept, verdict
 from ergosphere.snapshots.remote import CellBlobs, marker
 from ergosphere.snapshots.repacking import copy_chunks
+from ergosphere.snapshots.runs import runs_in
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault
 from ergosphere.snapshots.vault_head import PAGE, VaultHead, vault_root
@@ -88,8 +90,8 @@ def check(
     """Compare marks, records, recipes, index, packs, results and what is `wanted`; with `deep` read and verify every
     byte.
 
-    `repair` writes the heads of vaults and makes the index again, dooms damaged packs once what is good in them was
-    copied, so that the next snapshot stores anew what was lost, and removes plain content that is damaged.
+    Damaged packs are doomed once what is good in them was copied, so that the next snapshot stores anew what was lost.
+    `repair` writes the heads of vaults and makes the index again as well, and removes plain content that is damaged.
     Errors: StoreError.
     """
     report = Report()
@@ -213,16 +215,32 @@ def _check_vault(vault: Vault, manifests: Mapping[str, Manifest], report: Report
         rows = index.find(recipe.names)
         used[index.with_bases(rows[rows != NOWHERE])] = True
     bad = {name.tobytes() for name in index.rows["name"][~packs.good]}
+    bad |= _bad_elsewhere(vault, recipes.values()) if deep else set()
     _check_recipes(vault, recipes, bad, manifests, report, deep)
     report.orphan_bytes += int(index.rows["stored"][~used].sum(dtype=np.int64))
     report.chunks += len(index)
     report.packs += len(index.packs)
     if packs.strange:
         report.damaged.append(f"nothing of the vault {vault.root} is mended before {STRANGE}")
-    elif repair:
-        _repair(vault, index, packs, report)
-        _write_head(vault, lost, report)
+    else:
+        _set_aside(vault, index, packs, report)
+        if repair:
+            _make_index(vault, report)
+            _write_head(vault, lost, report)
     return set(recipes)
+
+
+def _bad_elsewhere(vault: Vault, recipes: Iterable[Recipe]) -> set[bytes]:
+    """Names of chunks that only packs have which are doomed, and that are not good there: as after a repair, until a
+    snapshot stores them anew.
+    """
+    names, _ = unique(names_of(b"".join(recipe.names.tobytes() for recipe in recipes)))
+    bad = set()
+    for place in vault.places(names)[0]:
+        if place.index is not vault.index:
+            for run in runs_in(place.index, place.rows, place.which):
+                bad |= {read.piece.name for read in read_run(vault, run) if isinstance(read.content, Damaged)}
+    return bad
 
 
 def _recipes(vault: Vault, report: Report) -> dict[str, Recipe]:
@@ -292,8 +310,10 @@ def _lacking(vault: Vault, recipe: Recipe, part: CellPart, deep: bool) -> str:
     return f"its recipe lacks {count} image(s), files or logs that its manifest names" if count else ""
 
 
-def _repair(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, report: Report) -> None:
-    """A delta whose base is lost needs nothing done to its own pack: without the base it is no chunk any more."""
+def _set_aside(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, report: Report) -> None:
+    """No snapshot relies on damaged packs any more, or it would be lost as well. A delta whose base is lost needs nothing
+    done to its own pack: without the base it is no chunk any more.
+    """
     bad = {index.packs[number] for number in np.unique(index.owner[~packs.good & ~packs.bereft])} | packs.worn
     if bad:
         numbers = [i for i, pack in enumerate(index.packs) if pack in bad]
@@ -304,6 +324,9 @@ def _repair(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, repor
     if packs.bereft.any():
         count = int(packs.bereft.sum())
         report.mended.append(f"{count} delta(s) of lost chunks are not counted on: the next snapshot stores them anew")
+
+
+def _make_index(vault: Vault, report: Report) -> None:
     vault.reload()
     removed = vault.rewrite_index(set(vault.packs_here()))
     vault.reload()

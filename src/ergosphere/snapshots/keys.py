@@ -20,6 +20,7 @@ from ergosphere.snapshots.errors import BadKeyFile
 KEY_SIZE: Final = 32  # bytes; AES-256
 DEFAULT: Final = "default"
 HEX_KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
+PAGE: Final = "docs/operations/lost-key.md"
 REMEDY: Final = "write lines like `default = 64 hex digits` (openssl rand -hex 32 makes one) and chmod 600"
 
 
@@ -53,10 +54,16 @@ def load_keys(text: str | None, path: Path | None) -> KeyRing | None:
         return _read_file(path)
     if not text:
         return None
-    return KeyRing({DEFAULT: _parse_key(text, "the key in the environment")})
+    return KeyRing({DEFAULT: _parse_key(text, "ERGO_KEY", "openssl rand -hex 32 makes one for a store that is new")})
 
 
 def _read_file(path: Path) -> KeyRing:
+    if not path.exists():
+        raise BadKeyFile(
+            f"the key file {path} is missing",
+            f"put it back: with another key nothing that was stored under it can be read ({PAGE}); for a store that is "
+            f"new, {REMEDY}",
+        )
     try:
         mode = path.stat().st_mode
         lines = path.read_text().splitlines()
@@ -77,7 +84,7 @@ def _parse_line(line: str, path: Path) -> tuple[str, bytes]:
     return name, _parse_key(value, f"the key of {name} in {path}")
 
 
-def _parse_key(text: str, which: str) -> bytes:
+def _parse_key(text: str, which: str, remedy: str = REMEDY) -> bytes:
     if not HEX_KEY.fullmatch(text.strip()):
-        raise BadKeyFile(f"{which} is not 64 hex digits", REMEDY)
+        raise BadKeyFile(f"{which} is not 64 hex digits", remedy)
     return bytes.fromhex(text.strip())

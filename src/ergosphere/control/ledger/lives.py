@@ -111,7 +111,8 @@ def did_not_come_up(change: Change, job: JobRow, answer: Answer) -> None:
         job.restarts += 1
     back_off(change, job)
     job.try_failed = words
-    elsewhere = [] if answer.transient else shunning.shun(change, job)
+    not_the_node = answer.transient or answer.damaged  # damaged snapshots are so on every node
+    elsewhere = [] if not_the_node else shunning.shun(change, job)
     again = f"it is tried elsewhere than on {', '.join(elsewhere)}" if elsewhere else "it is tried again"
     if elsewhere and not set(job.destination) - set(elsewhere):
         job.move_asked, job.destination = False, []
