@@ -180,7 +180,8 @@ def test_a_job_whose_snapshots_are_all_damaged_goes_back_to_its_beginning(world:
     user.until(job, "running")
     taken = user.post(f"/v1/jobs/{job}/pause", {"wait_s": 60})
     world.damaged.update(world.snapshots)
-    user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
+    resumed = user.post(f"/v1/jobs/{job}/resume", {"wait_s": 60})
+    assert "of its work are done again" in resumed["text"] and job in resumed["text"]
     lines = world.finish(job)
     assert user.until(job, "ended")["phase"] == "succeeded", taken
     kinds = [event["kind"] for event in user.events(job)]

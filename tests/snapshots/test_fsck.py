@@ -17,6 +17,7 @@ from ergosphere.snapshots.blobs import blob_key, put_blob
 from ergosphere.snapshots.chunk_index import NOWHERE
 from ergosphere.snapshots.digests import digest_bytes
 from ergosphere.snapshots.documents import seal, to_plain
+from ergosphere.snapshots.errors import Damaged
 from ergosphere.snapshots.keys import KeyRing
 from ergosphere.snapshots.packs import FOOT, HEAD
 from ergosphere.snapshots.records import abort, commit
@@ -84,6 +85,27 @@ def test_what_was_found_damaged_stays_so_until_a_snapshot_stores_it_anew(
     two.keep(agents, "f3")
     report = fsck.check(store, [fresh(store)], deep=True)
     assert not report.affected and memory_of(store, "f2") == pages(random.Random("f2"), 80)
+
+
+def test_a_file_that_did_not_change_and_is_damaged_in_the_store_is_copied_anew(
+    store: FolderStore, tmp_path: Path
+) -> None:
+    cell, vault = Cell(tmp_path / "cell"), fresh(store)
+    first = cell.keep(vault, "f1")
+    recipe = vault.recipe("f1.0")
+    file = max((one for one in recipe.streams if one.label == "file"), key=lambda one: one.size)
+    (row, *_) = vault.index.find(recipe.names[recipe.spans(file)[0]])
+    path = store.folder / vault.pack_key(vault.index.packs[vault.index.owner[row]])
+    whole = bytearray(path.read_bytes())
+    whole[int(vault.index.rows["at"][row]) + 9] ^= 1
+    path.write_bytes(whole)
+    assert list(fsck.check(store, [fresh(store)], deep=True).affected) == ["f1"]
+    cell.image(0, [(0x10000, pages(random.Random("f2"), 80))])
+    with pytest.raises(Damaged, match="take another snapshot"):
+        cell.keep(vault, "f2")
+    cell.keep(vault, "f3")
+    report = fsck.check(store, [fresh(store)], deep=True)
+    assert not report.affected and {"f1", "f3"} <= report.whole and first.id == "f1"
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60_000, -1, -50])

@@ -123,10 +123,13 @@ def test_an_archive_keeps_its_secrets_and_wants_its_key(store: FolderStore, tmp_
     path = tmp_path / "x"
     archive.export(fresh(store), cell.keep(fresh(store), "f1"), path, KEY)
     assert b"correct horse" not in path.read_bytes()
-    with pytest.raises(MissingKey):
+    with pytest.raises(MissingKey, match="leave out --plain"):
         archive.read_manifest(path, None)
-    with pytest.raises(WrongKey):
+    with pytest.raises(WrongKey, match="name its own key with --key"):
         archive.read_manifest(path, b"x" * 32)
+    archive.export(fresh(store), load(store, "f1"), tmp_path / "plain", None)
+    with pytest.raises(WrongKey, match="import it with --plain"):
+        archive.read_manifest(tmp_path / "plain", KEY)
     with pytest.raises(FileExistsError):
         archive.export(fresh(store), load(store, "f1"), path, KEY)
 

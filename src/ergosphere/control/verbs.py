@@ -35,6 +35,7 @@ class Before:
     freeze_failures: int
     snapshots: int
     resize_failures: int
+    lost_s: float
 
 
 @dataclass(slots=True)
@@ -257,4 +258,4 @@ def _stay(change: Change, job: JobRow) -> None:
 def _before(change: Change, job: JobRow) -> Before:
     newest = next(iter(change.snapshots(job)), None)
     taken = newest.number if newest else 0
-    return Before(job.id, job.incarnation, job.phase, job.freeze_failures, taken, job.resize_failures)
+    return Before(job.id, job.incarnation, job.phase, job.freeze_failures, taken, job.resize_failures, job.lost_s)

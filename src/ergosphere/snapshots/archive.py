@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from ergosphere.snapshots.copying import PRIVATE_MODE
-from ergosphere.snapshots.errors import BadKey, Damaged, NotFound, Refused
+from ergosphere.snapshots.errors import BadKey, Damaged, MissingKey, NotFound, Refused, WrongKey
 from ergosphere.snapshots.getting import read_stream
 from ergosphere.snapshots.keys import KeyRing
 from ergosphere.snapshots.manifest import CellPart, Manifest
@@ -33,6 +33,7 @@ from ergosphere.snapshots.shelf import keep_recipe, recipes_of
 from ergosphere.snapshots.store import Source, Store, Stored, check_key
 from ergosphere.snapshots.tree import parse_tree
 from ergosphere.snapshots.vault import Vault, open_vault
+from ergosphere.snapshots.vault_head import read_head, vault_root
 
 PROJECT: Final = "archive"
 PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # of an image or a log
@@ -74,7 +75,7 @@ def export(vault: Vault, manifest: Manifest, dest: Path, key: bytes | None) -> E
 def read_manifest(path: Path, key: bytes | None) -> Manifest:
     """What an archive holds, without touching any store. Errors: Damaged, Forged, MissingKey, WrongKey, TooNew."""
     with closing(ArchiveStore(path)) as archive:
-        return _manifest(archive, key)
+        return _manifest(archive, path, key)
 
 
 def import_archive(path: Path, key: bytes | None, vault: Vault, fresh: Callable[[Manifest], Manifest]) -> Manifest:
@@ -84,8 +85,8 @@ def import_archive(path: Path, key: bytes | None, vault: Vault, fresh: Callable[
     capabilities, so importing is an administrator's act. Errors: as read_manifest; Refused, StoreError, Busy.
     """
     with closing(ArchiveStore(path)) as archive:
-        source = open_vault(_sealed(archive, key), PROJECT, _ring(key))
-        manifest = _manifest(archive, key)
+        source = _opened(_sealed(archive, key), path, key)
+        manifest = _manifest(archive, path, key)
         check_names(manifest)
         taken_in = fresh(manifest)
         for recipe in recipes_of(source, manifest):
@@ -131,8 +132,21 @@ def _adopted(target: Vault, source: Vault, recipe: Recipe, freeze_id: str) -> Re
     return replace(recipe, freeze=freeze_id, names=fresh, chunk=order)
 
 
-def _manifest(archive: ArchiveStore, key: bytes | None) -> Manifest:
-    open_vault(archive, PROJECT, _ring(key))  # says whether the key is the right one
+def _opened(archive: Store, path: Path, key: bytes | None) -> Vault:
+    """Errors: MissingKey, WrongKey (in words of who imports), Damaged, Forged, TooNew."""
+    try:
+        return open_vault(archive, PROJECT, _ring(key))
+    except MissingKey:
+        raise MissingKey(f"{path} is encrypted", "leave out --plain, or name its key with --key FILE") from None
+    except WrongKey:
+        head = read_head(archive, vault_root(PROJECT))
+        if head is not None and not head.encrypted:
+            raise WrongKey(f"{path} is not encrypted, and a key for it is given", "import it with --plain") from None
+        raise WrongKey(f"{path} was exported with another key", "name its own key with --key FILE") from None
+
+
+def _manifest(archive: ArchiveStore, path: Path, key: bytes | None) -> Manifest:
+    _opened(archive, path, key)  # says whether the key is the right one
     store = _sealed(archive, key)
     ids = [stored.key.removeprefix(RECORDS) for stored in archive.list(RECORDS)]
     if len(ids) != 1:

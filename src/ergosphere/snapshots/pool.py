@@ -67,6 +67,12 @@ class Pool:
         aside.write_text(json.dumps(to_plain(logs)))
         aside.replace(self.folder / LOGS)
 
+    def forget(self) -> None:
+        """What is known of files and logs is not relied on any more: the next freeze copies all of them."""
+        self._known.clear()
+        for path in (*self.folder.glob("known-*.json"), self.folder / LOGS):
+            path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """The job is forgotten on this node."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ergosphere.snapshots.bases import Read, read_run
 from ergosphere.snapshots.blobs import BLOBS, blob_key, get_blob
 from ergosphere.snapshots.chunk_index import NOWHERE
 from ergosphere.snapshots.errors import Busy, Damaged, NotFound
@@ -28,11 +29,13 @@ from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.putting import NO_WATCH, Stream, Tally, Watch, put_streams
 from ergosphere.snapshots.recipes import Recipe, StreamPart, extended, recipe_name
 from ergosphere.snapshots.repacking import copy_chunks
+from ergosphere.snapshots.runs import runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import Source, Store, Stored, Verified
 from ergosphere.snapshots.trail import Trail
 from ergosphere.snapshots.vault import Vault
 
+ANEW: Final = "take another snapshot: it stores all files of the job anew, and so mends this one"
 ATTEMPTS_MAX: Final = 4  # each finds other packs doomed; sweeps are hours apart
 
 
@@ -56,7 +59,8 @@ def upload_cell(
     `followed`: another node may be waiting for it, and is told what is there already (`trail`).
 
     What the pool held is removed from it once the vault has it. A later snapshot that is not remote yet may name the
-    same content: it finds it in this recipe (`LateBlobs`), which stays while any upload is pending (`collect`).
+    same content: it finds it in this recipe (`LateBlobs`), which stays while any upload is pending (`collect`). Where
+    that turns out to be damaged the pool forgets what it knows: the next snapshot copies every file, and mends this one.
     Errors: StoreError, Damaged (a source is gone, or not what its manifest says), Stopped, Busy.
     """
     began = perf_counter()
@@ -65,7 +69,11 @@ def upload_cell(
     sources = cell_sources(vault, part, images, pool)
     trail = Trail(vault, freeze_id, part.index)
     watch = replace(watch, cooked=trail.add, waits=True) if followed else watch
-    tally = put_cell(vault, (freeze_id, part.index), sources, watch)
+    try:
+        tally = put_cell(vault, (freeze_id, part.index), sources, watch)
+    except Damaged:
+        pool.forget()
+        raise
     vault.store.put(marker(freeze_id, part.index), b"")
     if followed:
         trail.remove()
@@ -91,10 +99,13 @@ def put_cell(vault: Vault, name: tuple[str, int], sources: CellSources, watch: W
     raise overtaken(vault, recipe)
 
 
-def overtaken(vault: Vault, recipe: Recipe) -> Busy:
+def overtaken(vault: Vault, recipe: Recipe) -> Busy | Damaged:
     """Why what a recipe needs cannot be relied on though it was stored again and again. Errors: StoreError."""
     doubtful = vault.doubtful
     rows = _doubtful_rows(vault, recipe)
+    lost = sum(_is_damaged(read) for run in runs_in(doubtful, rows, rows) for read in read_run(vault, run))
+    if lost:
+        return Damaged(f"{lost} chunk(s) of what did not change since", how="were damaged in the store", remedy=ANEW)
     packs = {doubtful.packs[owner] for owner in doubtful.owner[rows]}
     if packs & vault.doomed():
         return Busy("a sweep keeps removing what this snapshot needs", "let the sweep finish, then try again")
@@ -102,6 +113,10 @@ def overtaken(vault: Vault, recipe: Recipe) -> Busy:
         "the store does not list what this snapshot needs: its lists lag behind, or somebody removes packs from it",
         "try again when its lists are up to date; ergo snapshot fsck says what is missing",
     )
+
+
+def _is_damaged(read: Read) -> bool:
+    return isinstance(read.content, Damaged) and not read.content.is_missing
 
 
 def carry_over(vault: Vault, recipe: Recipe) -> None:

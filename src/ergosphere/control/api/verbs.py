@@ -104,12 +104,18 @@ def _paused(_look: Change, job: JobRow, before: Before) -> str | None:
     return f"{job.name} is paused" if job.paused and job.phase in (Phase.FROZEN, Phase.WAITING) else None
 
 
-def _resumed(_look: Change, job: JobRow, _before: Before) -> str | None:
+def _resumed(_look: Change, job: JobRow, before: Before) -> str | None:
     if job.phase is Phase.FAILED:
         raise Conflict(
             f"{job.name} was resumed and has failed: {job.reason}" if job.reason else f"{job.name} has failed"
         )
-    return _standing(job) if job.phase in ENDED or job.phase is Phase.RUNNING else None
+    return f"{_standing(job)}{_redone(job, before)}" if job.phase in ENDED or job.phase is Phase.RUNNING else None
+
+
+def _redone(job: JobRow, before: Before) -> str:
+    """What a verb that should have cost nothing did cost: a snapshot could not be used, say."""
+    lost_s = job.lost_s - before.lost_s
+    return f", but {lost_s:.1f} s of its work are done again: ergo events {job.id} says why" if lost_s > 0 else ""
 
 
 def _standing(job: JobRow) -> str:
@@ -124,7 +130,8 @@ def _moved(_look: Change, job: JobRow, before: Before) -> str | None:
         raise Conflict(f"{job.name} had {job.phase} before it could be moved")
     if job.phase is Phase.RUNNING and not job.move_asked:
         runs = "runs" if job.incarnation > before.incarnation else "already runs"
-        return f"{job.name} {runs} on {', '.join(dict.fromkeys(seat[0] for seat in job.seats))}"
+        places = ", ".join(dict.fromkeys(seat[0] for seat in job.seats))
+        return f"{job.name} {runs} on {places}{_redone(job, before)}"
     if job.paused and job.phase in (Phase.FROZEN, Phase.WAITING):
         return f"{job.name} is paused and will go on on {' or '.join(job.destination)}"
     return None
@@ -139,7 +146,8 @@ def _resized(_look: Change, job: JobRow, before: Before) -> str | None:
     many = f"{job.devices_asked} device{'' if job.devices_asked == 1 else 's'}"
     if job.phase in (Phase.FROZEN, Phase.WAITING):
         return f"{job.name} is {job.phase} and will go on on {many}" if job.freeze_why is not Why.RESIZE else None
-    return f"{job.name} runs on {many}" if job.phase is Phase.RUNNING and not job.resize_asked else None
+    done = job.phase is Phase.RUNNING and not job.resize_asked
+    return f"{job.name} runs on {many}{_redone(job, before)}" if done else None
 
 
 def rolled_back(_look: Change, job: JobRow, before: Before) -> str | None:
