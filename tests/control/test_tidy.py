@@ -242,7 +242,7 @@ def test_a_remote_snapshot_without_mark_and_recipe_is_not_called_whole(service: 
     service.store.delete(service.depot.vault("p").recipe_key("s2.0"))
     report = inspecting.check(service, FsckRequest(read=False))
     assert {one.kind: one.what for one in report.findings if one.kind != "orphaned"} == {
-        "snapshot": "s2 cannot be thawed: the recipe of its cell 0 is missing",
+        "snapshot": "j@2 (s2) cannot be thawed: the recipe of its cell 0 is missing",
         "damaged": "remote/s1/0 is missing, which says that this cell is in the store",
     }
     inspecting.check(service, FsckRequest(repair=True))

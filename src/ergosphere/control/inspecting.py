@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -130,13 +130,13 @@ def check(service: Service, wish: FsckRequest) -> FsckReport:
     report = fsck.check(
         service.store, vaults, deep=wish.read, repair=wish.repair, wanted=replace(wanted, closed=closed)
     )
-    dropped = wanted.snapshots - _wanted(service).snapshots  # since: nobody asks for these any more
+    called, dropped = _called(service, report.affected)
     report.affected = {name: why for name, why in report.affected.items() if name not in dropped}
     _keep_faults(service, report.affected)
     if wish.read:
         _mark_whole(service, report.whole)
     return FsckReport(
-        findings=tuple(_findings(report)),
+        findings=tuple(_findings(report, called)),
         snapshots=report.snapshots,
         packs=report.packs,
         chunks=report.chunks,
@@ -153,9 +153,18 @@ def _wanted(service: Service) -> fsck.Wanted:
         return fsck.Wanted(frozenset(submitted(job) for job in jobs), frozenset(row.id for row in kept), remote)
 
 
-def _findings(report: fsck.Report) -> Iterator[Finding]:
+def _called(service: Service, names: Collection[str]) -> tuple[dict[str, str], set[str]]:
+    """What owners call these snapshots, and those among them that nobody asks for any more: a sweep takes them."""
+    with service.ledger.read() as look:
+        rows = list(look.session.scalars(select(SnapshotRow).where(SnapshotRow.id.in_(names))))
+        called = {row.id: f"{look.job(row.job).name}@{row.name or row.number}" for row in rows}
+        return called, {row.id for row in rows if row.dropped}
+
+
+def _findings(report: fsck.Report, called: Mapping[str, str]) -> Iterator[Finding]:
     for name, why in sorted(report.affected.items()):
-        yield Finding(kind="snapshot", what=f"{name} cannot be thawed: {why}", snapshots=(name,), remedy=_REMEDY)
+        which = f"{called[name]} ({name})" if name in called else name
+        yield Finding(kind="snapshot", what=f"{which} cannot be thawed: {why}", snapshots=(name,), remedy=_REMEDY)
     for what in report.damaged:
         yield Finding(kind="damaged", what=what)
     for what in report.mended:

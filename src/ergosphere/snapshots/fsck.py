@@ -311,8 +311,8 @@ def _lacking(vault: Vault, recipe: Recipe, part: CellPart, deep: bool) -> str:
 
 
 def _set_aside(vault: Vault, index: ChunkIndex, packs: pack_check.PackReport, report: Report) -> None:
-    """No snapshot relies on damaged packs any more, or it would be lost as well. A delta whose base is lost needs nothing
-    done to its own pack: without the base it is no chunk any more.
+    """No snapshot relies on damaged packs any more, or it would be lost as well. To the pack of a delta whose base is
+    lost nothing need be done: without the base it is no chunk.
     """
     bad = {index.packs[number] for number in np.unique(index.owner[~packs.good & ~packs.bereft])} | packs.worn
     if bad:

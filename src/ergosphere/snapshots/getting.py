@@ -229,7 +229,7 @@ class _Fetch:
             raise Damaged(f"{error.which} in {_named(run)}", self._freeze, error.how) from None
 
     def _open_raw(self, reader: ChunkReader, run: Run, content: memoryview, writer: _Writer | _InPlace) -> None:
-        """What `_open_any` does, for chunks that were encrypted and no more. Most bytes are in such: a third less time."""
+        """What `_open_any` does, for chunks that were encrypted and no more, as most are: in two thirds of the time."""
         first, target, offset = self._places.first, self._places.target, self._places.offset
         with reader.opening() as open_into:
             for chunk, at, held, size in run.spans():

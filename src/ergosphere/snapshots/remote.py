@@ -60,7 +60,7 @@ def upload_cell(
 
     What the pool held is removed from it once the vault has it. A later snapshot that is not remote yet may name the
     same content: it finds it in this recipe (`LateBlobs`), which stays while any upload is pending (`collect`). Where
-    that turns out to be damaged the pool forgets what it knows: the next snapshot copies every file, and mends this one.
+    that turns out to be damaged the pool forgets what it knows: the next snapshot copies all files and mends this one.
     Errors: StoreError, Damaged (a source is gone, or not what its manifest says), Stopped, Busy.
     """
     began = perf_counter()
