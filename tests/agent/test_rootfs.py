@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,9 +217,17 @@ def test_names_resolve_when_resolv_conf_is_a_link_into_run(machine: Machine) -> 
     assert "127.0.0.1" in life.out().splitlines()[-1]
 
 
-def test_a_working_directory_in_tmp_or_below_another_mount_is_at_its_path(machine: Machine, tmp_path: Path) -> None:
-    below = machine.base / "mounted"
-    below.mkdir()
+@pytest.fixture(scope="session")
+def below() -> Iterator[Path]:
+    """A place to mount to. It stays: ranks of tests beside this one see it, and may be restored with it later."""
+    place = Path(tempfile.mkdtemp(prefix="ergo-test-", dir="/var/tmp"))
+    yield place
+    place.rmdir()
+
+
+def test_a_working_directory_in_tmp_or_below_another_mount_is_at_its_path(
+    machine: Machine, tmp_path: Path, below: Path
+) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", below], check=True)
     try:
         for workdir in (tmp_path / "job", below / "job"):

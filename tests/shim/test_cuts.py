@@ -17,7 +17,7 @@ from ergosphere.agent.cut_port import LocalRank, collectives_launched
 from ergosphere.agent.cut_view import RankState, RankView
 from ergosphere.system import SystemClock
 
-ROUNDS = "4"
+ROUNDS = "3"
 CUTS_MAX = 20
 GLOO_THREADS = {"gloo_tcp_loop", "pt_gloo_runloop"}
 

@@ -86,12 +86,6 @@ def launches():
     return [",".join([*(f"{number}:1" for number in REGRESSIONS), batches[0]]), *batches[1:]]
 
 
-def test_the_programs_splice_at_all(launch):
-    job = launch("trainings.py", "5:1", devices=ONE_DEVICE)
-    assert job.exits() == [0] * 4, job.errors()
-    assert elastic(job)["steps_shared"] > 0, elastic(job)
-
-
 @pytest.mark.parametrize("programs", launches())
 def test_disturbed_programs_end_as_undisturbed_ones(launch, programs):
     undisturbed = launch("trainings.py", programs, devices=OWN_DEVICES)

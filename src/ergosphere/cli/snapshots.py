@@ -13,6 +13,7 @@ from ergosphere.cli.desk import desk
 from ergosphere.cli.draft import parse_pairs
 from ergosphere.cli.errors import CliError, ExitCode
 from ergosphere.cli.forms import Form, Job, NoWait, Output, answer, next_steps
+from ergosphere.cli.meanwhile import saying
 
 if TYPE_CHECKING:
     from ergosphere.wire.snapshots import FsckReport, ImportRequest
@@ -222,7 +223,8 @@ def export(
         try:
             if fresh_key:
                 _make_key(fresh_key)
-            found = asking.export_snapshot(client, snapshot, ExportRequest(path=str(path), key_file=key_file))
+            with saying(here, "writing", lambda _: _written(path)):
+                found = asking.export_snapshot(client, snapshot, ExportRequest(path=str(path), key_file=key_file))
         except CliError:
             if fresh_key:  # a key of nothing
                 fresh_key.unlink(missing_ok=True)
@@ -247,6 +249,7 @@ def take_in(
 ) -> None:
     """Begin a job with a snapshot from elsewhere. For administrators: its images set user ids, capabilities, mounts."""
     from ergosphere.cli import asking, service
+    from ergosphere.cli.words import bytes_text
     from ergosphere.wire.snapshots import ImportRequest
 
     here = desk()
@@ -266,7 +269,8 @@ def take_in(
     wish: ImportRequest = _checked(ImportRequest, **fields)
     with here.client() as client:
         _near(client.door.local, "import")
-        result = asking.import_snapshot(client, wish)
+        with saying(here, "reading", lambda _: f"{path.name}, {bytes_text(path.stat().st_size)}"):
+            result = asking.import_snapshot(client, wish)
     job = result.job
     answer(form, lambda: result.model_dump(mode="json"), lambda: f"{job.name} ({job.id}) begins with {file}")
     for text in result.notes:
@@ -284,7 +288,9 @@ def fsck(
     from ergosphere.cli import asking
     from ergosphere.cli.snapshot_views import fsck_view
 
-    with desk().client() as client:
+    here = desk()
+    looking = "is all there?" if quick else "is every byte what was written?"
+    with here.client() as client, saying(here, "checking", lambda _: looking):
         report: FsckReport = asking.fsck(client, read=not quick, repair=repair)
     answer(form, lambda: report.model_dump(mode="json"), lambda: fsck_view(report))
     next_steps(form, "" if report.ok else "what to do: docs/operations/store-damaged.md")
@@ -300,10 +306,18 @@ def gc(
     from ergosphere.cli import asking
     from ergosphere.cli.snapshot_views import gc_view
 
-    with desk().client() as client:
+    here = desk()
+    with here.client() as client, saying(here, "sweeping", lambda _: "what does any job still need?"):
         report = asking.gc(client, dry_run=dry_run)
     answer(form, lambda: report.model_dump(mode="json"), lambda: gc_view(report))
     next_steps(form, "what is kept: ergo snapshot ls")
+
+
+def _written(path: Path) -> str:
+    """How far an export has come."""
+    from ergosphere.cli.words import bytes_text
+
+    return bytes_text(path.stat().st_size) if path.exists() else ""
 
 
 def _key_path(folder: Path, file: Path, key: Path | None) -> Path:
