@@ -228,7 +228,7 @@ def _beside_rivals(group: str, files: Files, rounds: int) -> list[Row]:
                 image = files.begin(Path(folder), number)
                 settle()
                 runs[name].append(act(Path(folder), image, files.change))
-    return [*_rival_rows(group, runs, rivals), *_copy_rows(group, runs), *_floor_rows(group, runs, rivals)]
+    return [*_rival_rows(group, runs, rivals), *_copy_rows(group, runs)]
 
 
 def _rival_rows(group: str, runs: dict[str, list[Took]], rivals: Iterable[str]) -> list[Row]:
@@ -250,18 +250,6 @@ def _copy_rows(group: str, runs: dict[str, list[Took]]) -> list[Row]:
     pairs = [o.second_s / c.second_s for o, c in zip(runs["ours"], runs["cp"], strict=True)]
     said = f"cp of the same files: {median(c.second_s for c in runs['cp']):.3g} s"
     return [row(f"{group}/second/cp", pairs, "× its time", goal=1.0, bar=1.0, against=said)]
-
-
-def _floor_rows(group: str, runs: dict[str, list[Took]], rivals: Iterable[str]) -> list[Row]:
-    """What a copy that cuts, names, compresses and encrypts nothing takes of a rival's time: nobody stays below it by
-    much, whatever the bar says.
-    """
-    rows = []
-    for name in rivals:
-        for what in ("cold_s", "second_s", "get_s"):
-            pairs = [getattr(c, what) / getattr(r, what) for c, r in zip(runs["cp"], runs[name], strict=True)]
-            rows.append(row(f"{group}/floor/{what[:-2]}/{name}", pairs, "× its time", goal=0.1, bar=0.25, against="cp"))
-    return rows
 
 
 def _ours(folder: Path, image: Path, change: Change) -> Took:

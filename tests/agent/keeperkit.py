@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.agent.small_rank import tool
 
-from ergosphere.agent import cgroups, criu, images, keepers, network, rootfs
+from ergosphere.agent import cgroups, criu, keepers, network, rootfs
 from ergosphere.system import short_id
 
 AGENT = Path(rootfs.__file__).parent
@@ -186,21 +186,12 @@ class Life:
     def restore(self, freeze_id: str, plan: rootfs.RootPlan, before: Life, ranks: Sequence[int] = (0,)) -> None:
         """Brings the ranks of the life before back here, suspended."""
         self.take_over(before)
-        plan = self.plan_here(plan, before, ranks)
         orders = [self.restore_order(plan, before.images(rank), rank) for rank in ranks]
         try:
             self.keeper.restore(freeze_id, orders, 60.0)
         except keepers.KeeperRefused as error:
             logs = [f"{_errors(before.images(rank) / 'restore.log')}" for rank in ranks]
             raise AssertionError(f"{error}\n" + "\n".join(logs)) from error
-
-    def plan_here(self, plan: rootfs.RootPlan, before: Life, ranks: Sequence[int]) -> rootfs.RootPlan:
-        """What the agent does as well: without mounts of the host that are gone, such as those of tests beside this."""
-        here = rootfs.without_vanished(plan, [str(self.machine.workdir)])
-        gone = {mount.target for mount in plan.mounts} - {mount.target for mount in here.mounts}
-        for rank in ranks if gone else ():
-            images.drop_mounts(before.images(rank), gone)
-        return here
 
     def take_over(self, before: Life) -> None:
         """What the agent does at a thaw: the working copy, the cache and the ranks' folders, at other host paths."""

@@ -5,7 +5,7 @@ Pure; no I/O.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ergosphere.cli.errors import CliError, ExitCode
@@ -33,12 +33,31 @@ _COMMANDS: Final = {
     "ergo fetch JOB": "cp download sync pull",
     "ergo setup": "init install doctor",
 }
+_SNAPSHOT_COMMANDS: Final = {
+    "ls": "list get jobs",
+    "rm": "delete del remove drop",
+    "gc": "sweep prune clean",
+    "fsck": "check scrub repair",
+    "create": "take new save",
+    "restore": "rollback roll-back revert",
+    "fork": "clone branch",
+    "show": "describe info inspect",
+}
 _PRIORITIES: Final = {"high": "premium", "normal": "standard", "low": "basic"}
 
 
 def command_of(typed: str) -> str:
     """Our command for one of another system; empty where we know none."""
-    return next((ours for ours, theirs in _COMMANDS.items() if typed.lower() in theirs.split()), "")
+    return _ours(typed, _COMMANDS)
+
+
+def snapshot_command_of(typed: str) -> str:
+    """The same for what comes after `ergo snapshot`."""
+    return _ours(typed, _SNAPSHOT_COMMANDS)
+
+
+def _ours(typed: str, commands: Mapping[str, str]) -> str:
+    return next((ours for ours, theirs in commands.items() if typed.lower() in theirs.split()), "")
 
 
 def tier_of(tier: str | None, priority: str | None) -> str | None:

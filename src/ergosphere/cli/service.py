@@ -92,7 +92,7 @@ def _spawn(here: Desk, wanted: Wanted) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "ergosphere.control.server", "--home", str(here.home), *flags]
     environment = {name: here.environment[name] for name in _PASSED_ON if name in here.environment}
     environment |= {n: v for n, v in here.environment.items() if n.startswith(STORE_VARIABLES)}
-    with (folder / "server.log").open("ab") as log:
+    with _log(here).open("ab") as log:
         return subprocess.Popen(
             command,
             cwd="/",
@@ -124,7 +124,7 @@ def _await_server(here: Desk, wanted: Wanted) -> tuple[str, str, StatusInfo]:
             server = _spawn(here, wanted)
         here.clock.sleep(STEP_S)
     if server.poll() == HELD_STATUS:
-        remedy = f"end that server, then `ergo up` again; {here.home / 'server' / 'server.log'} is its log"
+        remedy = f"end that server, then `ergo up` again; {_log(here)} is its log"
         raise CliError(f"another server holds {here.home} and does not answer", remedy, ExitCode.REFUSED)
     raise _failed(here, f"the server did not answer within {START_S_MAX:.0f} s", log_size)
 
@@ -164,14 +164,19 @@ def _await_nodes(here: Desk, status: StatusInfo, nodes: int) -> StatusInfo:
     return status
 
 
+def _log(here: Desk) -> Path:
+    """What the server writes beside its answers, of all its starts."""
+    return here.home / "server" / "server.log"
+
+
 def _log_size(here: Desk) -> int:
-    path = here.home / "server" / "server.log"
+    path = _log(here)
     return path.stat().st_size if path.exists() else 0
 
 
 def _failed(here: Desk, cause: str, log_size: int) -> CliError:
     """What happened, with the end of what the server has said since its log had `log_size` bytes."""
-    path = here.home / "server" / "server.log"
+    path = _log(here)
     said_now = path.read_bytes()[log_size:].decode(errors="replace") if path.exists() else ""
     lines = said_now.splitlines()[-LOG_LINES_SHOWN:]
     said = "".join(f"\n    {line}" for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from ergosphere.cli.columns import Cell, Column, Row, table
@@ -179,13 +180,10 @@ def fsck_view(report: FsckReport) -> Group:
     size = f"{plural(report.snapshots, 'snapshot')}, {plural(report.packs, 'pack')}, {plural(report.chunks, 'chunk')}"
     head = Text("the store is whole", "green") if report.ok else Text("the store is not whole", "bold red")
     lines: list[RenderableType] = [Text.assemble(head, f": {size}")]
-    shown = report.findings[:SHOWN_MAX]
-    for finding, after in zip(shown, [*shown[1:], None][: len(shown)], strict=True):
-        lines.append(Fact(finding.kind, safe_line(finding.what), "red" if finding.snapshots else "yellow"))
-        others = [name for name in finding.snapshots if name not in finding.what]
-        lines += [Fact("", f"concerns {', '.join(others)}")] if others else []
-        told = after is not None and after.remedy == finding.remedy  # once, for all that it is the remedy of
-        lines += [Fact("", safe_line(finding.remedy))] if finding.remedy and not told else []
+    for remedy, findings in groupby(report.findings[:SHOWN_MAX], key=lambda finding: finding.remedy):
+        for finding in findings:
+            lines.append(Fact(finding.kind, safe_line(finding.what), "red" if finding.snapshots else "yellow"))
+        lines += [Fact("", safe_line(remedy))] if remedy else []
     rest = len(report.findings) - SHOWN_MAX
     lines += [Text(f"… and {rest} more findings", "dim")] if rest > 0 else []
     return Group(*lines)

@@ -13,6 +13,7 @@ from ergosphere.cli.desk import desk
 from ergosphere.cli.draft import parse_pairs
 from ergosphere.cli.errors import CliError, ExitCode
 from ergosphere.cli.forms import Form, Job, NoWait, Output, answer, next_steps
+from ergosphere.cli.habits import snapshot_command_of
 from ergosphere.cli.meanwhile import saying
 
 if TYPE_CHECKING:
@@ -26,24 +27,12 @@ A snapshot is named JOB@SNAPSHOT: by its id, name or number, or as JOB@latest.""
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; where there is no terminal nobody is asked.")]
 Snap = Annotated[str, typer.Argument(metavar="JOB@SNAPSHOT", help="Its id, name or number, or `latest`.")]
 
-_MEANT: Final = {  # by what others call it
-    "ls": "list get jobs",
-    "rm": "delete del remove drop",
-    "gc": "sweep prune clean",
-    "fsck": "check scrub repair",
-    "create": "take new save",
-    "restore": "rollback roll-back revert",
-    "fork": "clone branch",
-    "show": "describe info inspect",
-}
-
 
 class JobFirst(TyperGroup):
     """`ergo snapshot JOB` means `ergo snapshot create JOB`, as long as the job is not called like a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        meant = next((ours for ours, theirs in _MEANT.items() if args and args[0] in theirs.split()), None)
-        if meant:
+        if args and (meant := snapshot_command_of(args[0])):
             remedy = f"it is `ergo snapshot {meant}`; of a job of that name: ergo snapshot create {args[0]}"
             raise CliError(f"there is no command `ergo snapshot {args[0]}`", remedy, ExitCode.USAGE)
         if args and args[0] not in {*self.commands, "--help", "-h"}:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex
 from ergosphere.snapshots.errors import Damaged, NotFound
 from ergosphere.snapshots.packs import ChunkReader
-from ergosphere.snapshots.runs import Piece, Run, runs_in
+from ergosphere.snapshots.runs import RUN_SIZE, Piece, Run, runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
@@ -50,11 +50,18 @@ def with_bases(vault: Vault, run: Run) -> Iterator[tuple[Piece, Content | None]]
 
 def read_rows(vault: Vault, index: ChunkIndex, rows: NDArray[np.int64]) -> dict[int, Content]:
     """Whole chunks by their rows, verified, or what is wrong with each. Errors: StoreError."""
-    found: dict[int, Content] = {}
-    for run in runs_in(index, rows, rows, ASKED_SIZE):
-        for read in read_run(vault, run):
-            found[read.piece.chunk] = read.content
-    return found
+    return {read.piece.chunk: read.content for read in read_chunks(vault, index, rows, rows, ASKED_SIZE)}
+
+
+def read_chunks(
+    vault: Vault, index: ChunkIndex, rows: NDArray[np.int64], places: NDArray[np.intp], size_max: int = RUN_SIZE
+) -> Iterator[Read]:
+    """Each chunk of these rows, in the order they lie in; what its piece says of `chunk` is its `places`.
+
+    Errors: StoreError.
+    """
+    for run in runs_in(index, rows, places, size_max):
+        yield from read_run(vault, run)
 
 
 def read_run(vault: Vault, run: Run) -> Iterator[Read]:

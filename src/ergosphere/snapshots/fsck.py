@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from ergosphere.snapshots import pack_check, plain_check, vault_head
-from ergosphere.snapshots.bases import read_run
+from ergosphere.snapshots.bases import read_chunks
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, names_of, unique
 from ergosphere.snapshots.errors import Damaged, NotFound, SnapshotError, TooNew
 from ergosphere.snapshots.gather import REMOTE, file_blobs
@@ -22,7 +22,6 @@ from ergosphere.snapshots.recipes import Recipe
 from ergosphere.snapshots.records import RECORDS, Aborted, Swept, verdict
 from ergosphere.snapshots.remote import CellBlobs, marker
 from ergosphere.snapshots.repacking import copy_chunks
-from ergosphere.snapshots.runs import runs_in
 from ergosphere.snapshots.store import Store
 from ergosphere.snapshots.vault import Vault
 from ergosphere.snapshots.vault_head import PAGE, VaultHead, vault_root
@@ -238,8 +237,8 @@ def _bad_elsewhere(vault: Vault, recipes: Iterable[Recipe]) -> set[bytes]:
     bad = set()
     for place in vault.places(names)[0]:
         if place.index is not vault.index:
-            for run in runs_in(place.index, place.rows, place.which):
-                bad |= {read.piece.name for read in read_run(vault, run) if isinstance(read.content, Damaged)}
+            reads = read_chunks(vault, place.index, place.rows, place.which)
+            bad |= {read.piece.name for read in reads if isinstance(read.content, Damaged)}
     return bad
 
 

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from ergosphere.snapshots.blobs import BLOBS
 from ergosphere.snapshots.documents import canonical, from_plain, seal, to_plain, unseal
 from ergosphere.snapshots.errors import Damaged, MissingKey, NotFound, Refused, TooNew, WrongKey
+from ergosphere.snapshots.keys import PAGE
 from ergosphere.snapshots.records import RECORDS
 from ergosphere.snapshots.results import RESULTS
 from ergosphere.snapshots.sealed_store import SealedStore, fleet_sealer, is_plain_abort
@@ -34,7 +35,6 @@ OWNER_VERSION: Final = 1
 SAMPLES_MAX: Final = 16  # objects of a kind that are looked at where no head says how a store was begun
 SAMPLE_SIZE_MAX: Final = 1 << 20  # bytes
 
-PAGE: Final = "docs/operations/lost-key.md"
 GIVE_KEY: Final = f"set ERGO_KEY or ERGO_KEY_FILE to the key it was begun with; {PAGE}"
 TAKE_KEY: Final = (
     "go on without it (unset ERGO_KEY and ERGO_KEY_FILE, leave out --store-key and --store-encrypt), "

@@ -22,6 +22,10 @@ DEFAULT: Final = "default"
 HEX_KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
 PAGE: Final = "docs/operations/lost-key.md"
 REMEDY: Final = "write lines like `default = 64 hex digits` (openssl rand -hex 32 makes one) and chmod 600"
+PUT_BACK: Final = (
+    f"put it back: with another key nothing that was stored under it can be read ({PAGE}); "
+    f"for a store that is new, {REMEDY}"
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -58,15 +62,11 @@ def load_keys(text: str | None, path: Path | None) -> KeyRing | None:
 
 
 def _read_file(path: Path) -> KeyRing:
-    if not path.exists():
-        raise BadKeyFile(
-            f"the key file {path} is missing",
-            f"put it back: with another key nothing that was stored under it can be read ({PAGE}); for a store that is "
-            f"new, {REMEDY}",
-        )
     try:
         mode = path.stat().st_mode
         lines = path.read_text().splitlines()
+    except FileNotFoundError as error:
+        raise BadKeyFile(f"the key file {path} is missing", PUT_BACK) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadKeyFile(f"the key file {path} cannot be read: {error}", REMEDY) from error
     if stat.S_IMODE(mode) & 0o077:

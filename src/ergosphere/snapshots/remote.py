@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ergosphere.snapshots.bases import Read, read_run
+from ergosphere.snapshots.bases import Read, read_chunks
 from ergosphere.snapshots.blobs import BLOBS, blob_key, get_blob
 from ergosphere.snapshots.chunk_index import NOWHERE
 from ergosphere.snapshots.errors import Busy, Damaged, NotFound
@@ -29,7 +29,6 @@ from ergosphere.snapshots.pool import Pool
 from ergosphere.snapshots.putting import NO_WATCH, Stream, Tally, Watch, put_streams
 from ergosphere.snapshots.recipes import Recipe, StreamPart, extended, recipe_name
 from ergosphere.snapshots.repacking import copy_chunks
-from ergosphere.snapshots.runs import runs_in
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.store import Source, Store, Stored, Verified
 from ergosphere.snapshots.trail import Trail
@@ -103,7 +102,7 @@ def overtaken(vault: Vault, recipe: Recipe) -> Busy | Damaged:
     """Why what a recipe needs cannot be relied on though it was stored again and again. Errors: StoreError."""
     doubtful = vault.doubtful
     rows = _doubtful_rows(vault, recipe)
-    lost = sum(_is_damaged(read) for run in runs_in(doubtful, rows, rows) for read in read_run(vault, run))
+    lost = sum(map(_is_damaged, read_chunks(vault, doubtful, rows, rows)))
     if lost:
         return Damaged(f"{lost} chunk(s) of what did not change since", how="were damaged in the store", remedy=ANEW)
     packs = {doubtful.packs[owner] for owner in doubtful.owner[rows]}

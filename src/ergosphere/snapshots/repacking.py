@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ergosphere.snapshots.bases import read_run
+from ergosphere.snapshots.bases import read_chunks
 from ergosphere.snapshots.chunk_index import NOWHERE, ChunkIndex, Names, names_of
 from ergosphere.snapshots.errors import Damaged
 from ergosphere.snapshots.packs import DELTA, PackBuilder, Rows, name_of
-from ergosphere.snapshots.runs import Piece, runs_in
+from ergosphere.snapshots.runs import Piece
 from ergosphere.snapshots.sealing import Bytes
 from ergosphere.snapshots.vault import Vault
 
@@ -19,10 +19,9 @@ def copy_chunks(vault: Vault, index: ChunkIndex, rows: NDArray[np.int64]) -> int
     is left out: whoever needs it sees that it is missing. Deltas stay deltas of the same bases. Errors: StoreError.
     """
     writer = PackWriter(vault)
-    for run in runs_in(index, rows, np.arange(len(rows))):
-        for read in read_run(vault, run):
-            if not isinstance(read.content, Damaged):
-                writer.copy(read.piece, read.packed)
+    for read in read_chunks(vault, index, rows, np.arange(len(rows))):
+        if not isinstance(read.content, Damaged):
+            writer.copy(read.piece, read.packed)
     return writer.close()
 
 
@@ -37,14 +36,13 @@ def adopt_chunks(target: Vault, source: Vault, names: Names) -> tuple[Names, int
     writer = PackWriter(target)
     fresh: list[bytes] = [b""] * len(names)
     for place in found:
-        for run in runs_in(place.index, place.rows, place.which):
-            for read in read_run(source, run):
-                if isinstance(read.content, Damaged):
-                    raise read.content
-                name = name_of(read.content, target.naming)
-                fresh[read.piece.chunk] = name
-                if target.index.find(names_of(name))[0] == NOWHERE:
-                    writer.add(name, read.content)
+        for read in read_chunks(source, place.index, place.rows, place.which):
+            if isinstance(read.content, Damaged):
+                raise read.content
+            name = name_of(read.content, target.naming)
+            fresh[read.piece.chunk] = name
+            if target.index.find(names_of(name))[0] == NOWHERE:
+                writer.add(name, read.content)
     return np.ascontiguousarray(names_of(b"".join(fresh))), writer.close()
 
 
